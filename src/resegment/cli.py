@@ -1,0 +1,210 @@
+"""The command line: parse, call one function, and turn a user's mistake into one sentence."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resegment import closure, config, devices, paths
+from resegment.engines import plan as planning
+from resegment.errors import UserError
+from resegment.files import fingerprint, md5
+
+app = typer.Typer(
+    help="Re-run published segmentation papers and put every printed number beside the measured.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+data = typer.Typer(help="The datasets: what is there, what is missing, how to get it.",
+                   no_args_is_help=True)  # fmt: skip
+app.add_typer(data, name="data")
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
+Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+
+
+@contextlib.contextmanager
+def held(*files: Path, roots: tuple[str, ...] = (), run: str | None = None):
+    """Fail a stage whose parameters, code or data changed while it ran: nothing false is recorded.
+
+    DVC would record what params.yaml says at the end, whatever the stage was started with.
+    """
+
+    def now() -> dict[str, str]:
+        params = config.load()
+        seen = {str(f): md5(f) for f in [*files, *closure.files(*roots).values()] if f.exists()}
+        resolved = config.find(params, run) if run else params.model_dump(mode="json")
+        return seen | {f"{paths.PARAMS}{f' ({run})' if run else ''}": fingerprint(resolved)}
+
+    planning.check(config.load())
+    before = now()
+    yield
+    after = now()
+    changed = sorted(k for k in before | after if before.get(k) != after.get(k))
+    if changed:
+        raise UserError(f"{', '.join(changed)} changed during the stage; nothing is recorded: run "
+                        "it again")  # fmt: skip
+
+
+def resolved(run_id: str) -> dict:
+    return config.find(config.load(), run_id)
+
+
+def campaign_runs(name: str) -> list[dict]:
+    """The active runs of a campaign, e.g. sample-smoke, with what ledger and report need."""
+    params = config.load()
+    runs = [r for r in config.runs(params) if r["campaign"] == name]
+    if not runs:
+        have = ", ".join(sorted({r["campaign"] for r in config.runs(params)})) or "none"
+        raise UserError(f"params.yaml: campaign {name!r} is not active; active: {have}")
+    return runs
+
+
+def origin() -> dict:
+    """The commit the code comes from, and whether the tree differed from it."""
+
+    def git(*words: str) -> str | None:
+        answer = subprocess.run(["git", *words], capture_output=True, text=True)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    with contextlib.suppress(FileNotFoundError):
+        status = git("status", "--porcelain", "--untracked-files=no", "--", "src", "params.yaml")
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(status)}
+    return {"git_commit": None, "git_dirty": None}
+
+
+@app.command()
+def plan(
+    list_: Annotated[bool, typer.Option("--list", help="show every run of every campaign")] = False,
+    check: Annotated[bool, typer.Option("--check", help="only say whether dvc.yaml is in step"),
+                     ] = False,
+):  # fmt: skip
+    """Bring dvc.yaml into step with params.yaml."""
+    params = config.load()
+    if list_:
+        for run in config.runs(params, tuple(params.campaigns)):
+            active = run["campaign"].removesuffix(f"-{run['budget']}") in params.active
+            typer.echo(f"{run['run']:40} {run['dataset']:10} {run['model']['name']:12}"
+                       f"{'active' if active else ''}".rstrip())  # fmt: skip
+        return
+    if check:
+        planning.check(params)
+        return
+    changed = planning.write(params)
+    count = len(planning.stages(params))
+    typer.echo(f"dvc.yaml {'written' if changed else 'is in step'}: {count} stages")
+
+
+@app.command()
+def schema():
+    """Print the JSON schema of params.yaml, for editors."""
+    tree = config.Params.model_json_schema(by_alias=True)
+    typer.echo(json.dumps(tree, indent=1, sort_keys=True))
+
+
+@app.command()
+def ingest(dataset: str):
+    """Bring a dataset's own files into the canonical form."""
+    from resegment import ingest as stage
+
+    with held(paths.registry(dataset), roots=("resegment.ingest", f"resegment.datasets.{dataset}")):
+        stage.ingest(dataset)
+
+
+@app.command()
+def prepare(name: Annotated[str, typer.Argument(metavar="SPLIT/RECIPE")]):
+    """Write the training pairs of a recipe to disk."""
+    from resegment import prepare as stage
+
+    params = config.load()
+    items = planning.items(params)["prepare"]
+    if name not in items:
+        raise UserError(f"params.yaml: no active run uses {name!r}; in use: {', '.join(items)}")
+    item = items[name]
+    recipe = params.recipes[item["recipe"]].model_dump(mode="json", exclude={"cache"})
+    source = paths.native(item["dataset"]) / "manifest.json"
+    with held(source, paths.split(item["split"]), roots=("resegment.prepare",)):
+        stage.prepare(item["dataset"], item["split"], item["recipe"], recipe, recipe)
+
+
+@app.command()
+def train(run_id: RunId, device: Device = "auto"):
+    """Train one run; an unfinished training is taken up where it stopped."""
+    run = resolved(run_id)
+    folder = paths.prepared(run["split"], run["recipe"])
+    roots = ("resegment.train", f"resegment.models.{run['model']['name']}")
+    with held(folder / "manifest.json", roots=roots, run=run_id), devices.claim(device) as where:
+        from resegment import checkpoint
+        from resegment.train import fit
+
+        fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin())
+    checkpoint.remove(run_id)
+
+
+@app.command()
+def predict(run_id: RunId, device: Device = "auto"):
+    """Draw the probability maps of one run."""
+    run = resolved(run_id)
+    weights = paths.run(run_id) / "weights.safetensors"
+    with held(weights, roots=("resegment.predict",), run=run_id), devices.claim(device) as where:
+        from resegment import predict as stage
+
+        stage.predict(run, where)
+
+
+@app.command()
+def score(run_id: RunId):
+    """Count and score the maps of one run under every protocol of params.yaml."""
+    from resegment import native
+    from resegment import score as stage
+    from resegment.protocols import Protocol
+
+    run, params = resolved(run_id), config.load()
+    protocols = {n: Protocol(**p.model_dump()) for n, p in params.protocols.items()}
+    with held(paths.predictions(run_id) / "manifest.json", roots=("resegment.score",), run=run_id):
+        splits = native.split(run["split"], run["dataset"])
+        stage.score(run_id, run["dataset"], run["geometry"], protocols, splits)
+
+
+@app.command()
+def ledger(campaign: Campaign):
+    """Gather a campaign's scores, and put the published numbers beside them."""
+    from resegment import ledger as stage
+
+    with held(roots=("resegment.ledger",)):
+        stage.build(campaign, campaign_runs(campaign))
+
+
+@app.command()
+def figures(campaign: Campaign):
+    """Draw a campaign's curves and pictures."""
+    from resegment import figures as stage
+
+    with held(roots=("resegment.figures",)):
+        stage.build(campaign, campaign_runs(campaign))
+
+
+@app.command()
+def report(campaign: Campaign):
+    """Write a campaign's report.html."""
+    from resegment import report as stage
+
+    with held(roots=("resegment.report",)):
+        stage.build(campaign, campaign_runs(campaign))
+
+
+def main():
+    try:
+        app()
+    except UserError as e:
+        print(f"resegment: {e}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as e:
+        if e.errno is None:
+            raise
+        print(f"resegment: {e.filename or 'a file'}: {e.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,44 @@
+"""Which source files a piece of the package is made of: what a stage depends on as code."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+# Plumbing cannot change a number: what it yields (parameters, paths) is tracked by its value.
+PLUMBING = {"resegment", *(f"resegment.{m}" for m in ("errors", "files", "paths", "config",
+                                                      "closure", "devices"))}  # fmt: skip
+
+
+def _file(module: str) -> Path | None:
+    path = PACKAGE.parent / module.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """The modules of the package that a module imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(_file(module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+    ours = {m for m in found if m.split(".")[0] == "resegment"}
+    return frozenset(m for m in ours | {m.rpartition(".")[0] for m in ours} if m and _file(m))
+
+
+def modules(*roots: str) -> list[str]:
+    """Everything that `roots` import, directly or not, and themselves; sorted, without plumbing."""
+    seen, todo = set(), list(roots)
+    while todo:
+        module = todo.pop()
+        if module not in seen and module not in PLUMBING:
+            seen.add(module)
+            todo += _imports(module)
+    return sorted(seen)
+
+
+def files(*roots: str) -> dict[str, Path]:
+    """{path inside the package: file} of `modules(*roots)`."""
+    return {_file(m).relative_to(PACKAGE).as_posix(): _file(m) for m in modules(*roots)}

@@ -1,0 +1,242 @@
+"""What an experiment is: one frozen model of params.yaml, and the runs it describes.
+
+`load` validates the file and names every mistake by its path; `runs` resolves the campaigns into
+plain dictionaries, which is all that training, prediction and scoring ever see.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from resegment import paths
+from resegment.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[Positive, Positive]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+LOSSES = ("bce", "dice", "iou")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Recipe(Section):
+    """How images become training arrays on disk."""
+
+    resize: Size | None = Field(None, description="height, width; anisotropic if the papers' is")
+    pad: Size | None = Field(None, description="height, width; centred zeros, undone exactly")
+    flips: bool = Field(False, description="write the horizontal and the vertical flip, too")
+    rotations: int = Field(0, ge=0, le=360, description="N rotations by 360/N, ..., 360 degrees")
+    cache: bool = Field(True, description="keep it in the DVC cache; false for large derived sets")
+
+    @model_validator(mode="after")
+    def one_geometry(self):
+        if self.resize and self.pad:
+            raise ValueError("give resize or pad, not both")
+        return self
+
+
+class Protocol(Section):
+    """Which pixels are scored, at which size, pooled how, and at which threshold."""
+
+    region: Literal["fov", "frame"]
+    space: Literal["native", "network"]
+    pooling: Literal["pixels", "images"]
+    threshold: Fraction | Literal["train"]
+
+
+class Model(Section):
+    name: Name = Field(description="a module in src/resegment/models")
+    options: dict[str, bool | int | float | str | None | list[int]] = {}
+
+
+class Optimiser(Section):
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(0.001, gt=0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: float = Field(0.0000001, gt=0, description="Keras' default; PyTorch's is 0.00000001")
+    momentum: Fraction = 0.0
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class Schedule(Section):
+    name: Literal["constant", "step", "plateau", "onecycle"] = "constant"
+    milestones: tuple[Positive, ...] = Field((), description="epochs after which lr is multiplied")
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: Positive = Field(5, description="plateau: epochs without improvement")
+
+
+class Augment(Section):
+    """Drawn anew for every item of every epoch, from (seed, epoch, index) alone."""
+
+    crop: Positive | None = Field(None, description="side of the square cut out, pixels")
+    flips: bool = False
+    rotate: float = Field(0.0, ge=0, le=180, description="largest angle to either side, degrees")
+    scale: Fraction = Field(0.0, description="largest relative change of size")
+    gain: Fraction = Field(0.0, description="largest relative change of contrast, per channel")
+    offset: Fraction = Field(0.0, description="largest change of brightness, share of full scale")
+
+
+class Train(Section):
+    epochs: Positive
+    batch_size: Positive
+    samples_per_epoch: Positive | None = Field(None, description="null: every sample once")
+    loss: dict[Literal[LOSSES], float] = Field(min_length=1, description="weight of each term")
+    optimiser: Optimiser = Optimiser()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    monitor: Literal["train_loss", "val_loss", "val_f1", "val_acc"] = "train_loss"
+    early_stopping: Positive | None = Field(None, description="epochs without improvement")
+    weights: Literal["last", "best"] = "last"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Positive = Field(1, description="CPU threads of a training; they change its bits")
+    workers: int = Field(0, ge=0, description="loader processes; they change nothing but time")
+
+
+class Experiment(Section):
+    paper: Literal["rga", "rsan", "bcdu", "hybridnetseg", "mininet"] | None = None
+    rows: tuple[str, ...] = Field((), description="ids of the published rows it re-measures")
+    dataset: Name
+    split: Name | None = Field(None, description="a file in data/splits; null: the dataset's own")
+    recipe: Name
+    model: Model
+    train: Train
+    protocol: Name
+
+
+class Budget(Section):
+    """A declared reduction: what it names replaces what the experiment says."""
+
+    recipe: Name | None = None
+    train: dict = {}
+
+
+class Campaign(Section):
+    experiments: tuple[Name, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    budget: Name
+    dataset: Name | None = Field(None, description="replaces the experiments' own dataset")
+
+
+class Params(Section):
+    active: tuple[Name, ...]
+    campaigns: dict[Name, Campaign]
+    budgets: dict[Name, Budget]
+    recipes: dict[Name, Recipe]
+    protocols: dict[Name, Protocol]
+    experiments: dict[Name, Experiment]
+    anchors: dict = Field({}, alias="defaults", description="anchors for YAML merge keys")
+
+    @model_validator(mode="after")
+    def names_exist(self):
+        def known(name, table, where):
+            if name not in getattr(self, table):
+                have = ", ".join(getattr(self, table)) or "none"
+                raise ValueError(f"{where} names {name!r}, but {table} has only: {have}")
+
+        for name in self.active:
+            known(name, "campaigns", "active")
+        for key, campaign in self.campaigns.items():
+            known(campaign.budget, "budgets", f"campaigns.{key}.budget")
+            for name in campaign.experiments:
+                known(name, "experiments", f"campaigns.{key}.experiments")
+        for key, budget in self.budgets.items():
+            if budget.recipe:
+                known(budget.recipe, "recipes", f"budgets.{key}.recipe")
+        for key, experiment in self.experiments.items():
+            known(experiment.recipe, "recipes", f"experiments.{key}.recipe")
+            known(experiment.protocol, "protocols", f"experiments.{key}.protocol")
+        return self
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Read and validate params.yaml. Raises UserError naming the file, the key and the mistake."""
+    try:
+        text = Path(path).read_text()
+    except FileNotFoundError:
+        raise UserError(f"{path} is not here: run resegment in the root of a checkout") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no mapping: it needs the keys {', '.join(_KEYS)}")
+    return _validated(Params, tree, str(path))
+
+
+_KEYS = [f.alias or name for name, f in Params.model_fields.items()]
+
+
+def _validated(model: type[Section], tree: dict, where: str):
+    try:
+        return model.model_validate(tree)
+    except ValidationError as e:
+        lines = [
+            f"{where}: {'.'.join(map(str, x['loc'])) or 'the file'}: {x['msg']}"
+            for x in e.errors(include_url=False)
+        ]
+        raise UserError("\n".join(lines)) from None
+
+
+def _merged(base: dict, change: dict) -> dict:
+    """`change` laid over `base`, mappings key by key; a changed `loss` replaces the whole sum."""
+    out = dict(base)
+    for key, value in change.items():
+        deep = isinstance(value, dict) and isinstance(out.get(key), dict) and key != "loss"
+        out[key] = _merged(out[key], value) if deep else value
+    return out
+
+
+def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
+    """One run as a plain dictionary: the experiment under the campaign's budget and dataset."""
+    c = params.campaigns[campaign]
+    e = params.experiments[experiment]
+    budget = params.budgets[c.budget]
+    where = f"experiments.{experiment} under budgets.{c.budget}"
+    train = _validated(Train, _merged(e.train.model_dump(), budget.train), where)
+    dataset = c.dataset or e.dataset
+    recipe = budget.recipe or e.recipe
+    return {
+        "run": f"{campaign}-{c.budget}/{experiment}/s{seed}",
+        "campaign": f"{campaign}-{c.budget}",
+        "experiment": experiment,
+        "budget": c.budget,
+        "seed": seed,
+        "paper": e.paper,
+        "rows": list(e.rows),
+        "rows_dataset": e.dataset,
+        "dataset": dataset,
+        "split": (e.split if dataset == e.dataset else None) or dataset,
+        "recipe": recipe,
+        "geometry": params.recipes[recipe].model_dump(mode="json", include={"resize", "pad"}),
+        "model": e.model.model_dump(mode="json"),
+        "train": train.model_dump(mode="json"),
+        "protocol": e.protocol,
+    }
+
+
+def runs(params: Params, campaigns: tuple[str, ...] | None = None) -> list[dict]:
+    """The runs of the given campaigns (default: the active ones), in the file's order."""
+    return [
+        resolve(params, campaign, experiment, seed)
+        for campaign in (params.active if campaigns is None else campaigns)
+        for experiment in params.campaigns[campaign].experiments
+        for seed in params.campaigns[campaign].seeds
+    ]
+
+
+def find(params: Params, run_id: str) -> dict:
+    """The run of that id, whether its campaign is active or not."""
+    for run in runs(params, tuple(params.campaigns)):
+        if run["run"] == run_id:
+            return run
+    raise UserError(f"no run {run_id!r} in {paths.PARAMS}: `resegment plan --list` shows them all")
+
+
+def trained_by(run: dict) -> dict:
+    """The part of a run that decides its weights: what is fingerprinted beside data and code."""
+    return {key: run[key] for key in ("model", "train", "seed", "split", "recipe", "geometry")}

@@ -1,0 +1,23 @@
+"""What every reader yields: one image with its label, its field of view and a second observer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a dataset, in its native resolution.
+
+    image: (H, W, 3) uint8 RGB. label, fov, observer2: (H, W) bool, True inside.
+    subject: whose eye it is; two images of one subject never stand in two splits.
+    fov_source: "given" by the dataset or "derived" from the image.
+    """
+
+    id: str
+    subject: str
+    image: np.ndarray
+    label: np.ndarray
+    fov: np.ndarray
+    fov_source: str
+    observer2: np.ndarray | None = None

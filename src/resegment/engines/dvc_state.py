@@ -1,0 +1,65 @@
+"""DVC decides by content what is stale; Snakemake schedules it. This tells the one to the other.
+
+`refresh` runs once, when Snakemake parses the workflow. It asks DVC for the stale stages and
+answers in the only language Snakemake has, modification times: the marker of a stale stage gets
+new content (a newer time alone is ignored when the checksum is unchanged), and a fresh stage whose
+outputs are older than its inputs (after `dvc pull`, `dvc checkout`, `dvc repro`) gets its outputs'
+time moved forward. The content of a tracked file is never touched.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from resegment.errors import UserError
+
+MARKERS = Path(".snakemake/stale")
+QUESTION = """
+import json
+from dvc.repo import Repo
+with Repo() as repo:
+    print(json.dumps(sorted(repo.status())))
+"""
+
+
+def marker(stage: str) -> str:
+    """The file whose content changes when DVC calls the stage stale."""
+    return (MARKERS / stage).as_posix()
+
+
+def stale() -> set[str]:
+    """The stages whose dependencies, parameters, command or outputs are not those in dvc.lock.
+
+    Any trouble stops the planning: silence must never be read as "nothing to do".
+    """
+    answer = subprocess.run([sys.executable, "-c", QUESTION], capture_output=True, text=True)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            "DVC cannot say what is stale (is another dvc or snakemake at work here?), so nothing "
+            f"is planned: {reason}"
+        )
+    return set(json.loads(answer.stdout.splitlines()[-1]))
+
+
+def refresh(stages: dict[str, dict[str, list[str]]]) -> set[str]:
+    """Mark every stage of `plan.stages`, given in an order in which makers precede users."""
+    unfresh = stale()
+    for name, stage in stages.items():
+        mark = Path(marker(name))
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        if name in unfresh:
+            mark.write_text(f"{time.time_ns()}\n")
+            continue
+        mark.touch()
+        os.utime(mark, (1, 1))
+        files = [*stage["inputs"], *stage["outputs"]]
+        if all(map(os.path.exists, files)):
+            newest = max((os.stat(f).st_mtime_ns for f in stage["inputs"]), default=0)
+            for f in stage["outputs"]:
+                if os.stat(f).st_mtime_ns < newest:
+                    os.utime(f)
+    return unfresh

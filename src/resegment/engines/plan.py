@@ -1,0 +1,213 @@
+"""From params.yaml to the pipeline: the stages of dvc.yaml, and what Snakemake needs of them.
+
+The graph has one home, `TEMPLATES` and `campaign_stages` below. `resegment plan` renders it into
+dvc.yaml, which is committed and read by people; the Snakemake rules ask `stages` for the files of
+each job.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from resegment import closure, config, paths
+from resegment.errors import UserError
+from resegment.files import atomic
+
+DVC_YAML = Path("dvc.yaml")
+HEADER = """\
+# Made by `resegment plan` from params.yaml: change that file, not this one.
+# DVC decides by content what is stale; every command is a verb that you can type yourself.
+"""
+
+
+def code(*modules: str) -> list[str]:
+    """The source files behind a stage, so that an edit anywhere in them makes it stale."""
+    names = closure.files(*(f"resegment.{m}" for m in modules))
+    return [f"src/resegment/{name}" for name in names]
+
+
+def templates() -> dict[str, dict]:
+    """The stages that stand once for each item; ${key} is the item's name."""
+    native, split = "data/native/${item.dataset}", "data/splits/${item.split}.csv"
+    model = ["experiments.${item.experiment}.model", "recipes.${item.recipe}"]
+    network = "src/resegment/models/${item.model}.py"
+    return {
+        "ingest": {
+            "cmd": "resegment ingest ${key}",
+            "deps": ["${item.originals}", "src/resegment/datasets/${key}.py",
+                     *code("ingest", "datasets.record", "datasets.fov")],
+            "outs": ["data/native/${key}"],
+        },
+        "prepare": {
+            "cmd": "resegment prepare ${key}",
+            "deps": [native, split, *code("prepare")],
+            "params": ["recipes.${item.recipe}"],
+            "outs": [{"data/prepared/${key}": {"cache": "${item.cache}"}}],
+        },
+        "train": {
+            "cmd": "resegment train ${key}",
+            "deps": ["data/prepared/${item.data}", network, *code("train")],
+            "params": [*model, "experiments.${item.experiment}.train", "budgets.${item.budget}"],
+            "outs": ["runs/${key}/weights.safetensors", "runs/${key}/history.csv",
+                     "runs/${key}/manifest.json"],
+        },
+        "predict": {
+            "cmd": "resegment predict ${key}",
+            "deps": ["runs/${key}/weights.safetensors", native, split, network, *code("predict")],
+            "params": model,
+            "outs": ["runs/${key}/predictions"],
+        },
+        "score": {
+            "cmd": "resegment score ${key}",
+            "deps": ["runs/${key}/predictions", native, split, *code("score")],
+            "params": ["protocols", "recipes.${item.recipe}"],
+            "outs": ["runs/${key}/scores"],
+        },
+    }  # fmt: skip
+
+
+def items(params: config.Params) -> dict[str, dict[str, dict]]:
+    """{template: {key: item}} of the active campaigns."""
+    runs = config.runs(params)
+    out: dict[str, dict] = {"ingest": {}, "prepare": {}, "train": {}, "predict": {}, "score": {}}
+    for run in runs:
+        data, key = f"{run['split']}/{run['recipe']}", run["run"]
+        given = paths.registry(run["dataset"])
+        drawn = f"src/resegment/datasets/{run['dataset']}.py"  # a procedural set is its own code
+        out["ingest"][run["dataset"]] = {"originals": str(given) if given.exists() else drawn}
+        of_data = {"dataset": run["dataset"], "split": run["split"], "recipe": run["recipe"]}
+        cache = params.recipes[run["recipe"]].cache
+        out["prepare"][data] = of_data | {"cache": cache}
+        of_run = {"experiment": run["experiment"], "model": run["model"]["name"]}
+        out["train"][key] = of_run | {"budget": run["budget"], "recipe": run["recipe"],
+                                      "data": data}  # fmt: skip
+        out["predict"][key] = of_run | of_data
+        out["score"][key] = of_data
+    return out
+
+
+def campaign_stages(params: config.Params) -> dict[str, dict]:
+    """The stages that gather a campaign's runs: their dependencies are listed one by one."""
+    out = {}
+    campaigns: dict[str, list[dict]] = {}
+    for run in config.runs(params):
+        campaigns.setdefault(run["campaign"], []).append(run)
+    for name, runs in campaigns.items():
+        folders = [f"runs/{r['run']}" for r in runs]
+        experiments = sorted({f"experiments.{r['experiment']}" for r in runs})
+        sets = sorted({f"data/native/{r['dataset']}" for r in runs})
+        splits = sorted({f"data/splits/{r['split']}.csv" for r in runs})
+        here = f"reports/{name}"
+        tables = [f"{here}/{t}.csv" for t in ("scores", "ledger", "curves", "history")]
+        published = [f"data/published/{t}.csv" for t in ("cells", "tables", "contradictions",
+                                                         "deviations")]  # fmt: skip
+        manifests = [f"{f}/manifest.json" for f in folders]
+        scores = [f"{f}/scores" for f in folders]
+        out[f"ledger-{name}"] = {
+            "cmd": f"resegment ledger {name}",
+            "deps": [*scores, *(f"{f}/history.csv" for f in folders), *manifests, *published,
+                     *code("ledger")],
+            "params": experiments,
+            "outs": [{t: {"cache": False}} for t in tables],
+        }  # fmt: skip
+        out[f"figures-{name}"] = {
+            "cmd": f"resegment figures {name}",
+            "deps": [*tables, *scores, *(f"{f}/predictions" for f in folders), *sets, *splits,
+                     *code("figures")],
+            "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
+        }  # fmt: skip
+        out[f"report-{name}"] = {
+            "cmd": f"resegment report {name}",
+            "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *published,
+                     *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES), *code("report")],
+            "params": experiments,
+            "outs": [f"{here}/report.html"],
+        }  # fmt: skip
+    return out
+
+
+TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
+
+
+def document(params: config.Params) -> dict:
+    """dvc.yaml as a tree."""
+    shapes = templates()
+    each = {n: {"foreach": keys, "do": shapes[n]} for n, keys in items(params).items() if keys}
+    runs = [r["run"] for r in config.runs(params)]
+    return {
+        "stages": each | campaign_stages(params),
+        "metrics": [f"runs/{r}/scores/metrics.json" for r in runs],
+        "plots": [
+            {"roc": _plot("fpr", {f"runs/{r}/scores/roc.csv": "tpr" for r in runs})},
+            {"pr": _plot("recall", {f"runs/{r}/scores/pr.csv": "precision" for r in runs})},
+            {"training": _plot("epoch", {f"runs/{r}/history.csv": "train_loss" for r in runs})},
+        ],
+    }
+
+
+def _plot(x: str, y: dict) -> dict:
+    return {"x": x, "y": y, "template": "simple"}
+
+
+class _Dumper(yaml.SafeDumper):
+    def increase_indent(self, flow=False, indentless=False):
+        return super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def render(params: config.Params) -> str:
+    text = yaml.dump(document(params), Dumper=_Dumper, sort_keys=False, width=200)
+    return HEADER + text
+
+
+def write(params: config.Params) -> bool:
+    """Bring dvc.yaml into step with params.yaml; True where it had to change."""
+    text = render(params)
+    if DVC_YAML.exists() and DVC_YAML.read_text() == text:
+        return False
+    with atomic(DVC_YAML) as tmp:
+        tmp.write_text(text)
+    return True
+
+
+def check(params: config.Params) -> None:
+    """Raise UserError where dvc.yaml is not what params.yaml says."""
+    if not DVC_YAML.exists() or DVC_YAML.read_text() != render(params):
+        raise UserError(f"{DVC_YAML} is not in step with {paths.PARAMS}: run `resegment plan`")
+
+
+def stages(params: config.Params) -> dict[str, dict[str, list[str]]]:
+    """{stage: {"inputs", "outputs"}}: the files of every job as Snakemake tracks them.
+
+    A folder is tracked by the manifest.json in it; files that no stage makes are DVC's to watch.
+    """
+    flat = {}
+    for name, shape in templates().items():
+        for key, item in items(params)[name].items():
+            flat[f"{name}@{key}"] = {
+                side: [_filled(x, key, item) for x in shape[side]] for side in ("deps", "outs")
+            }
+    for name, stage in campaign_stages(params).items():
+        flat[name] = {side: [_filled(x, "", {}) for x in stage[side]] for side in ("deps", "outs")}
+    made = {o for s in flat.values() for o in s["outs"]}
+    return {
+        name: {
+            "inputs": [_tracked(d) for d in s["deps"] if d in made],
+            "outputs": [_tracked(o) for o in s["outs"]],
+        }
+        for name, s in flat.items()
+    }
+
+
+def _filled(entry: str | dict, key: str, item: dict) -> str:
+    text = entry if isinstance(entry, str) else next(iter(entry))
+    text = text.replace("${key}", key)
+    for field, value in item.items():
+        text = text.replace(f"${{item.{field}}}", str(value))
+    return text
+
+
+def _tracked(path: str) -> str:
+    return path if Path(path).suffix else f"{path}/manifest.json"

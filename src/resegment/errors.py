@@ -1,0 +1,5 @@
+"""The one exception a user's mistake raises: a sentence, not a traceback."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend. Its text names the file, the key and the remedy."""

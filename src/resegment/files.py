@@ -1,0 +1,93 @@
+"""Writing files so that they are either whole or absent, and naming their content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed onto `path`.
+
+    The temporary name keeps the suffix, because encoders choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield tmp
+        with open(tmp, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new empty folder beside `path`; on success it takes the place of `path`.
+
+    Dying midway leaves the old folder (or none) and a hidden one that `sweep` removes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path)
+    tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    tmp.chmod(0o755)
+    try:
+        yield tmp
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(tmp, path)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed `atomic_folder(path)` left beside `path`."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _digest(path: str | Path, name: str) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, name).hexdigest()
+
+
+def md5(path: str | Path) -> str:
+    """Hex MD5 of a file's content: the name DVC gives it."""
+    return _digest(path, "md5")
+
+
+def sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file's content: how the registry names originals."""
+    return _digest(path, "sha256")
+
+
+def fingerprint(value: object) -> str:
+    """Hex SHA-256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as JSON, sorted and indented, atomically."""
+    with atomic(path) as tmp:
+        tmp.write_text(json.dumps(value, sort_keys=True, indent=1) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    return json.loads(Path(path).read_text())
+
+
+def write_manifest(folder: str | Path, **extra: object) -> None:
+    """Write `folder/manifest.json`: the MD5 of every file beside it, and `extra`."""
+    folder = Path(folder)
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = {n: md5(folder / n) for n in names if n != "manifest.json"}
+    write_json(folder / "manifest.json", {"files": files, **extra})

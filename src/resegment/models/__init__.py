@@ -1,0 +1,30 @@
+"""The networks: one file a paper, each a module with a `build(**options)`.
+
+Every model maps (B, 3, H, W) float in 0..1 to (B, 1, H, W) logits, for H and W multiples of its
+`stride`; `layers.forward_padded` takes any size.
+"""
+
+import importlib
+
+from torch import nn
+
+from resegment.errors import UserError
+
+
+def build(name: str, options: dict) -> nn.Module:
+    """The network `name` with its options, freshly initialised from torch's global generator."""
+    try:
+        module = importlib.import_module(f"resegment.models.{name}")
+        return module.build(**options)
+    except ModuleNotFoundError:
+        file = f"src/resegment/models/{name}.py"
+        raise UserError(f"params.yaml: model.name {name!r}: there is no {file}") from None
+    except TypeError as e:
+        raise UserError(f"params.yaml: model.options of {name}: {e}") from None
+
+
+def count(model: nn.Module) -> dict[str, int]:
+    """Parameters as Keras counts them: trainable, and in all (with BN mean and variance)."""
+    trainable = sum(p.numel() for p in model.parameters())
+    norms = (m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    return {"trainable": trainable, "total": trainable + sum(2 * m.num_features for m in norms)}

@@ -1,0 +1,49 @@
+"""Reading the canonical form: what `ingest` wrote, and which id stands in which split."""
+
+import csv
+
+import cv2
+import numpy as np
+
+from resegment import paths
+from resegment.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def manifest(dataset: str) -> dict[str, dict]:
+    """{id: row of data/native/<dataset>/manifest.csv}."""
+    with open(paths.native(dataset) / "manifest.csv", newline="") as f:
+        return {row["id"]: row for row in csv.DictReader(f)}
+
+
+def split(name: str, dataset: str) -> dict[str, str]:
+    """{id: train|val|test} of data/splits/<name>.csv, every id of which must have been ingested."""
+    file = paths.split(name)
+    if not file.exists():
+        raise UserError(f"{file} is missing: params.yaml names the split {name!r}")
+    with open(file, newline="") as f:
+        rows = list(csv.DictReader(f))
+    table = {row["id"]: row["split"] for row in rows}
+    wrong = sorted(set(table.values()) - set(SPLITS))
+    if wrong or len(table) < len(rows):
+        raise UserError(f"{file}: ids must be unique and split one of {', '.join(SPLITS)}")
+    missing = sorted(set(table) - set(manifest(dataset)))
+    if missing:
+        raise UserError(
+            f"{file} needs {len(missing)} image(s) that {dataset} lacks: {', '.join(missing[:8])}"
+            f": `resegment data status {dataset}` tells why"
+        )
+    return table
+
+
+def image(dataset: str, row: dict) -> np.ndarray:
+    """(H, W, 3) uint8 RGB."""
+    return cv2.imread(str(paths.native(dataset) / row["image"]), cv2.IMREAD_COLOR_RGB)
+
+
+def mask(dataset: str, row: dict, name: str) -> np.ndarray | None:
+    """(H, W) bool: label, fov or observer2; None where the set has none."""
+    if not row[name]:
+        return None
+    return cv2.imread(str(paths.native(dataset) / row[name]), cv2.IMREAD_GRAYSCALE) > 127

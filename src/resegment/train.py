@@ -1,0 +1,317 @@
+"""Training: one linear function from a resolved run to its weights.
+
+All randomness of an epoch follows from (seed, epoch, index), so a resumed training is the same
+training bit for bit (on one kind of device, with one number of threads).
+"""
+
+import contextlib
+import csv
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from resegment import __version__, checkpoint, closure, losses, models
+from resegment.augment import augment, leaves_alone
+from resegment.errors import UserError
+from resegment.files import atomic, fingerprint, md5, write_json
+from resegment.models.layers import forward_padded, to_input
+
+HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
+RISING = {"val_f1", "val_acc"}
+
+
+class Pairs(Dataset):
+    """Prepared pairs: (h, w, 3) uint8 images and (h, w) uint8 {0, 1} labels, decoded once.
+
+    Sets of up to `RESIDENT` bytes stay in memory; larger ones are decoded anew for every use.
+    """
+
+    RESIDENT = 2 * 1024**3
+
+    def __init__(self, folder: Path, names: list[dict], how: dict, seed: int, epoch: int = 0):
+        self.folder, self.names, self.how = folder, names, how
+        self.seed, self.epoch = seed, epoch
+        first = self.read(0)
+        resident = len(names) * (first[0].nbytes + first[1].nbytes) <= self.RESIDENT
+        self.kept = [self.read(i) for i in range(len(names))] if resident else None
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = (self.folder / self.names[i][key] for key in ("image", "label"))
+        pair = cv2.imread(str(image), cv2.IMREAD_COLOR_RGB), cv2.imread(str(label), 0)
+        if pair[0] is None or pair[1] is None:
+            raise UserError(f"{image} or {label} cannot be read: run the prepare stage again")
+        return pair[0], (pair[1] > 127).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        draw, i = key
+        image, label = self.kept[i] if self.kept else self.read(i)
+        if leaves_alone(self.how):
+            return image, label
+        return augment(image, label, self.how, np.random.default_rng([self.seed, self.epoch, draw]))
+
+
+def draws(n: int, count: int | None, seed: int, epoch: int) -> list[tuple[int, int]]:
+    """(number of the draw, index of the item): shuffled passes over n items, cut at `count`."""
+    rng = np.random.default_rng([seed, epoch])
+    count = count or n
+    passes = [rng.permutation(n) for _ in range(-(-count // n))]
+    return list(enumerate(np.concatenate(passes)[:count].tolist()))
+
+
+def batches(pairs: Pairs, order: list, train: dict, batch_size: int) -> DataLoader:
+    return DataLoader(
+        pairs,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=train["workers"],
+        collate_fn=lambda items: [torch.from_numpy(np.stack(x)) for x in zip(*items, strict=True)],
+    )
+
+
+def make_optimiser(model: nn.Module, how: dict) -> torch.optim.Optimizer:
+    common = {"lr": how["lr"], "weight_decay": how["weight_decay"]}
+    if how["name"] == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=how["momentum"], **common)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[how["name"]]
+    return kind(model.parameters(), betas=tuple(how["betas"]), eps=how["eps"], **common)
+
+
+def make_schedule(optimiser: torch.optim.Optimizer, how: dict, steps: int, lr: float, falls: bool):
+    """None, or a torch scheduler: `onecycle` steps after every batch, the others every epoch."""
+    s = torch.optim.lr_scheduler
+    match how["name"]:
+        case "step":
+            return s.MultiStepLR(optimiser, how["milestones"], how["factor"])
+        case "plateau":
+            mode = "min" if falls else "max"
+            return s.ReduceLROnPlateau(optimiser, mode, how["factor"], how["patience"])
+        case "onecycle":
+            return s.OneCycleLR(optimiser, max_lr=lr, total_steps=steps)
+
+
+def autocast(device: torch.device, train: dict) -> contextlib.AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16, enabled=train["precision"] == "bf16")
+
+
+@torch.no_grad()
+def validate(model: nn.Module, loader: DataLoader, train: dict, device: torch.device) -> dict:
+    """Mean loss, and F1 and accuracy at 0.5 pooled over all pixels, at the network's resolution."""
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)  # tp, errors, pixels
+    n = 0
+    for image, label in loader:
+        target = label.to(device).unsqueeze(1)
+        with autocast(device, train):
+            logits = forward_padded(model, to_input(image, device))
+        loss += losses.total(logits, target.float(), train["loss"]).double()
+        vessel = logits > 0
+        errors = (vessel != target.bool()).sum()
+        counts += torch.stack([(vessel & target.bool()).sum(), errors, vessel.new_tensor(
+            vessel.numel(), dtype=torch.int64)])  # fmt: skip
+        n += 1
+    tp, errors, pixels = counts.tolist()
+    f1 = 2 * tp / (2 * tp + errors) if tp + errors else float("nan")
+    return {"val_loss": loss.item() / n, "val_f1": f1, "val_acc": 1 - errors / pixels}
+
+
+def reproducible(seed: int, threads: int) -> None:
+    """Fix what torch leaves open: threads, algorithms, and the generator of initial weights."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+    torch.manual_seed(seed)
+
+
+def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, origin: dict) -> None:
+    """Train `run` on the prepared set and write weights.safetensors, history.csv, manifest.json.
+
+    run: as `config.resolve` gives it; trained_by: the part of it that decides the weights;
+    device: "cpu" or "cuda"; origin: where the code came from, copied into the manifest. An
+    unfinished training with the same parameters, data and code is taken up where it stopped; the
+    checkpoint stays until the caller, satisfied with the result, removes it.
+    Raises UserError on a loss that is not finite, on exhausted memory, on an unusable set.
+    """
+    train, device = run["train"], torch.device(device)
+    started, clock, cpu = time.time(), time.monotonic(), time.process_time()
+    code = {name: md5(f) for name, f in closure.files(
+        "resegment.train", f"resegment.models.{run['model']['name']}").items()}  # fmt: skip
+    prints = {
+        "parameters": fingerprint(trained_by),
+        "data": md5(prepared / "manifest.json"),
+        "code": fingerprint(code),
+    }
+
+    # 1. Data: the training pairs, and the untouched validation images.
+    with open(prepared / "manifest.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    learn = [r for r in rows if r["split"] == "train"]
+    check = [r for r in rows if r["split"] == "val" and r["operation"] == "none"]
+    if not learn:
+        raise UserError(f"{prepared}/manifest.csv has no training pairs: see data/splits")
+    if train["monitor"] != "train_loss" and not check:
+        raise UserError(
+            f"params.yaml: train.monitor {train['monitor']} needs validation images, and split "
+            f"{run['split']} has none: use train_loss"
+        )
+    pairs = Pairs(prepared, learn, train["augment"], run["seed"])
+    held_out = Pairs(prepared, check, {}, run["seed"]) if check else None
+
+    # 2. Model, optimiser, schedule.
+    reproducible(run["seed"], train["threads"])
+    model = models.build(run["model"]["name"], run["model"]["options"])
+    model = model.to(device, memory_format=torch.channels_last)
+    optimiser = make_optimiser(model, train["optimiser"])
+    per_epoch = -(-(train["samples_per_epoch"] or len(pairs)) // train["batch_size"])
+    falls = train["monitor"] not in RISING
+    schedule = make_schedule(
+        optimiser, train["schedule"], per_epoch * train["epochs"], train["optimiser"]["lr"], falls
+    )
+    kind = train["schedule"]["name"]
+
+    # 3. Resume where a killed training of the same parameters, data and code stopped.
+    saved = checkpoint.path(run["run"], fingerprint(prints))
+    state = checkpoint.load(saved)
+    history, best, done, spent = [], None, 0, {"wall": 0.0, "cpu": 0.0}
+    if state:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if schedule:
+            schedule.load_state_dict(state["schedule"])
+        history, best, done, spent = (state[k] for k in ("history", "best", "epoch", "spent"))
+        print(f"{run['run']}: resumed after epoch {done} of {train['epochs']}", flush=True)
+    resumed = done
+
+    # 4. Epochs.
+    quiet = not sys.stderr.isatty()
+    bar = tqdm(total=train["epochs"], initial=done, unit="epoch", desc=run["run"], disable=quiet)
+    stopped = stale(best, done, train)
+    for epoch in range(done, 0 if stopped else train["epochs"]):
+        torch.manual_seed(int(np.random.default_rng([run["seed"], epoch]).integers(2**62)))
+        pairs.epoch = epoch
+        order = draws(len(pairs), train["samples_per_epoch"], run["seed"], epoch)
+        lr = optimiser.param_groups[0]["lr"]
+        model.train()
+        total = torch.zeros((), device=device)
+        for image, label in batches(pairs, order, train, train["batch_size"]):
+            loss = step(model, optimiser, image, label, train, device)
+            total += loss * len(image)
+            if kind == "onecycle":
+                schedule.step()
+        row = {"epoch": epoch + 1, "lr": lr, "train_loss": total.item() / len(order)}
+        if not np.isfinite(row["train_loss"]):
+            raise UserError(
+                f"{run['run']}: the loss of epoch {epoch + 1} is {row['train_loss']}: lower "
+                "train.optimiser.lr in params.yaml, or use precision fp32"
+            )
+        if held_out:
+            whole = [(i, i) for i in range(len(held_out))]
+            row |= validate(model, batches(held_out, whole, train, 1), train, device)
+        watched = row[train["monitor"]]
+        if kind == "plateau":
+            schedule.step(watched)
+        elif kind == "step":
+            schedule.step()
+        history.append(row)
+        if best is None or (watched < best["value"] if falls else watched > best["value"]):
+            best = {"value": watched, "epoch": epoch + 1, "model": weights_of(model)}
+        done = epoch + 1
+        now = {"wall": spent["wall"] + time.monotonic() - clock,
+               "cpu": spent["cpu"] + time.process_time() - cpu}  # fmt: skip
+        checkpoint.save(saved, {
+            "model": weights_of(model), "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict() if schedule else None,
+            "history": history, "best": best, "epoch": done, "spent": now,
+        })  # fmt: skip
+        bar.update()
+        if quiet:
+            figures = " ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "epoch")
+            print(f"epoch {done}/{train['epochs']} {figures} {now['wall']:.0f} s", flush=True)
+        if stale(best, done, train):
+            break
+    bar.close()
+
+    # 5. What came out.
+    keep = best["model"] if train["weights"] == "best" else weights_of(model)
+    header = {"run": run["run"], "model": run["model"], "fingerprints": prints}
+    with atomic(out / "weights.safetensors") as tmp:
+        tmp.write_bytes(serialise(keep, {"resegment": json.dumps(header, sort_keys=True)}))
+    with atomic(out / "history.csv") as tmp, open(tmp, "w", newline="") as f:
+        table = csv.DictWriter(f, HISTORY, lineterminator="\n")
+        table.writeheader()
+        table.writerows(history)
+    write_json(out / "manifest.json", {
+        "run": run["run"], "campaign": run["campaign"], "experiment": run["experiment"],
+        "seed": run["seed"], "budget": run["budget"], "dataset": run["dataset"],
+        "parameters": trained_by, "fingerprints": prints, "code": code,
+        "weights_md5": md5(out / "weights.safetensors"), "epochs_run": done,
+        "best_epoch": best["epoch"], "weights_of": train["weights"],
+        "model": {"name": run["model"]["name"], **models.count(model)},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                     "numpy": np.__version__, "opencv": cv2.__version__,
+                     "resegment": __version__},
+        "device": describe(device, train),
+        "cost": {"wall_seconds": round(spent["wall"] + time.monotonic() - clock, 1),
+                 "cpu_seconds": round(spent["cpu"] + time.process_time() - cpu, 1),
+                 "images": done * (train["samples_per_epoch"] or len(pairs)),
+                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "resumed_after_epoch": resumed, "origin": origin,
+    })  # fmt: skip
+
+
+def step(model, optimiser, image: Tensor, label: Tensor, train: dict, device) -> Tensor:
+    """One optimiser step on a batch of uint8 pairs; returns the detached loss."""
+    target = label.to(device, non_blocking=True).unsqueeze(1).float()
+    try:
+        with autocast(device, train):
+            logits = forward_padded(model, to_input(image, device))
+        loss = losses.total(logits, target, train["loss"])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"the GPU has not enough memory for batches of {len(image)}: set train.batch_size to "
+            f"{max(1, len(image) // 2)} in params.yaml"
+        ) from None
+    return loss.detach()
+
+
+def stale(best: dict | None, done: int, train: dict) -> bool:
+    """Early stopping: the monitored value has not improved for that many epochs."""
+    patience = train["early_stopping"]
+    return bool(patience and best and done - best["epoch"] >= patience)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
+
+
+def describe(device: torch.device, train: dict) -> dict:
+    """The device as the manifest records it."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    return {"type": device.type, "name": name, "threads": train["threads"],
+            "precision": train["precision"], "cores": os.cpu_count(),
+            "determinism": "deterministic algorithms"}  # fmt: skip

@@ -1,0 +1,62 @@
+rule ledger:
+    input:
+        inputs("ledger-{campaign}"),
+    output:
+        report(
+            "reports/{campaign}/scores.csv",
+            caption="../report/scores.rst",
+            category="{campaign}",
+            labels={"table": "scores of every run under every protocol"},
+        ),
+        report(
+            "reports/{campaign}/ledger.csv",
+            caption="../report/ledger.rst",
+            category="{campaign}",
+            labels={"table": "published against measured"},
+        ),
+        "reports/{campaign}/curves.csv",
+        "reports/{campaign}/history.csv",
+    log:
+        "logs/ledger/{campaign}.log",
+    params:
+        repro=REPRO,
+    conda:
+        "../envs/resegment.yaml"
+    shell:
+        "{params.repro} 'ledger-{wildcards.campaign}' > {log:q} 2>&1"
+
+
+rule figures:
+    input:
+        inputs("figures-{campaign}"),
+    output:
+        "reports/{campaign}/figures/manifest.json",
+        "reports/{campaign}/pictures/manifest.json",
+    log:
+        "logs/figures/{campaign}.log",
+    params:
+        repro=REPRO,
+    conda:
+        "../envs/resegment.yaml"
+    shell:
+        "{params.repro} 'figures-{wildcards.campaign}' > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        inputs("report-{campaign}"),
+    output:
+        report(
+            "reports/{campaign}/report.html",
+            caption="../report/report.rst",
+            category="{campaign}",
+            labels={"table": "the whole story, with curves and pictures"},
+        ),
+    log:
+        "logs/report/{campaign}.log",
+    params:
+        repro=REPRO,
+    conda:
+        "../envs/resegment.yaml"
+    shell:
+        "{params.repro} 'report-{wildcards.campaign}' > {log:q} 2>&1"
