@@ -121,14 +121,14 @@ def prepare(name: Annotated[str, typer.Argument(metavar="SPLIT/RECIPE")]):
     from resegment import prepare as stage
 
     params = config.load()
-    items = planning.items(params)["prepare"]
-    if name not in items:
-        raise UserError(f"params.yaml: no active run uses {name!r}; in use: {', '.join(items)}")
-    item = items[name]
-    recipe = params.recipes[item["recipe"]].model_dump(mode="json", exclude={"cache"})
-    source = paths.native(item["dataset"]) / "manifest.json"
-    with held(source, paths.split(item["split"]), roots=("resegment.prepare",)):
-        stage.prepare(item["dataset"], item["split"], item["recipe"], recipe, recipe)
+    runs = {f"{r['split']}/{r['recipe']}": r for r in config.runs(params)}
+    if name not in runs:
+        raise UserError(f"params.yaml: no active run uses {name!r}; in use: {', '.join(runs)}")
+    run = runs[name]
+    recipe = params.recipes[run["recipe"]].model_dump(mode="json", exclude={"cache"})
+    source = paths.native(run["dataset"]) / "manifest.json"
+    with held(source, paths.split(run["split"]), roots=("resegment.prepare",)):
+        stage.prepare(run["dataset"], run["split"], run["recipe"], recipe, run["geometry"])
 
 
 @app.command()

@@ -1,3 +1,9 @@
+def pairs_stage(wildcards):
+    """Large derived sets have a stage of their own, which DVC does not cache."""
+    stages = (f"{name}@{wildcards.pairs}" for name in ("prepare", "prepare-large"))
+    return next(stage for stage in stages if stage in STAGES)
+
+
 rule ingest:
     input:
         inputs("ingest@{dataset}"),
@@ -15,15 +21,16 @@ rule ingest:
 
 rule prepare:
     input:
-        inputs("prepare@{pairs}"),
+        lambda w: inputs(pairs_stage(w))(w),
     output:
         "data/prepared/{pairs}/manifest.json",
     log:
         "logs/prepare/{pairs}.log",
     params:
         repro=REPRO,
+        stage=pairs_stage,
     threads: 2
     conda:
         "../envs/resegment.yaml"
     shell:
-        "{params.repro} 'prepare@{wildcards.pairs}' > {log:q} 2>&1"
+        "{params.repro} '{params.stage}' > {log:q} 2>&1"

@@ -35,7 +35,8 @@ def read(root: Path, id: str) -> Record:
     if (root / second).is_file():
         needed["second observer"] = second
     parts = {
-        what: (name, registry.decode("chase_db1", root, name, what)) for what, name in needed.items()
+        what: (name, registry.decode("chase_db1", root, name, what))
+        for what, name in needed.items()
     }
     registry.same_size("chase_db1", root, parts)
     return Record(

@@ -31,6 +31,11 @@ def templates() -> dict[str, dict]:
     native, split = "data/native/${item.dataset}", "data/splits/${item.split}.csv"
     model = ["experiments.${item.experiment}.model", "recipes.${item.recipe}"]
     network = "src/resegment/models/${item.model}.py"
+    prepare = {
+        "cmd": "resegment prepare ${key}",
+        "deps": [native, split, *code("prepare")],
+        "params": ["recipes.${item.recipe}"],
+    }
     return {
         "ingest": {
             "cmd": "resegment ingest ${key}",
@@ -38,12 +43,8 @@ def templates() -> dict[str, dict]:
                      *code("ingest", "datasets.record", "datasets.fov")],
             "outs": ["data/native/${key}"],
         },
-        "prepare": {
-            "cmd": "resegment prepare ${key}",
-            "deps": [native, split, *code("prepare")],
-            "params": ["recipes.${item.recipe}"],
-            "outs": [{"data/prepared/${key}": {"cache": "${item.cache}"}}],
-        },
+        "prepare": prepare | {"outs": ["data/prepared/${key}"]},
+        "prepare-large": prepare | {"outs": [{"data/prepared/${key}": {"cache": False}}]},
         "train": {
             "cmd": "resegment train ${key}",
             "deps": ["data/prepared/${item.data}", network, *code("train")],
@@ -69,15 +70,15 @@ def templates() -> dict[str, dict]:
 def items(params: config.Params) -> dict[str, dict[str, dict]]:
     """{template: {key: item}} of the active campaigns."""
     runs = config.runs(params)
-    out: dict[str, dict] = {"ingest": {}, "prepare": {}, "train": {}, "predict": {}, "score": {}}
+    out: dict[str, dict] = {name: {} for name in templates()}
     for run in runs:
         data, key = f"{run['split']}/{run['recipe']}", run["run"]
         given = paths.registry(run["dataset"])
         drawn = f"src/resegment/datasets/{run['dataset']}.py"  # a procedural set is its own code
         out["ingest"][run["dataset"]] = {"originals": str(given) if given.exists() else drawn}
         of_data = {"dataset": run["dataset"], "split": run["split"], "recipe": run["recipe"]}
-        cache = params.recipes[run["recipe"]].cache
-        out["prepare"][data] = of_data | {"cache": cache}
+        large = "" if params.recipes[run["recipe"]].cache else "-large"
+        out[f"prepare{large}"][data] = of_data
         of_run = {"experiment": run["experiment"], "model": run["model"]["name"]}
         out["train"][key] = of_run | {"budget": run["budget"], "recipe": run["recipe"],
                                       "data": data}  # fmt: skip
