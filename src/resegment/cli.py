@@ -64,6 +64,13 @@ def campaign_runs(name: str) -> list[dict]:
     return runs
 
 
+def with_splits(runs: list[dict]) -> list[dict]:
+    """The runs, each with its {id: train|val|test}."""
+    from resegment import native
+
+    return [r | {"splits": native.split(r["split"], r["dataset"])} for r in runs]
+
+
 def origin() -> dict:
     """The commit the code comes from, and whether the tree differed from it."""
 
@@ -185,7 +192,7 @@ def figures(campaign: Campaign):
     from resegment import figures as stage
 
     with held(roots=("resegment.figures",)):
-        stage.build(campaign, campaign_runs(campaign))
+        stage.build(campaign, with_splits(campaign_runs(campaign)))
 
 
 @app.command()
@@ -194,7 +201,92 @@ def report(campaign: Campaign):
     from resegment import report as stage
 
     with held(roots=("resegment.report",)):
-        stage.build(campaign, campaign_runs(campaign))
+        stage.build(campaign, with_splits(campaign_runs(campaign)))
+
+
+@app.command()
+def trace(
+    target: Annotated[str, typer.Argument(help="a run, or a published row such as rga-3-11")],
+    metric: Annotated[str, typer.Argument(help="se sp acc precision f1 iou mcc auc ap")],
+    protocol: Annotated[
+        str, typer.Option(help="a protocol of params.yaml; default: common, or the row's own")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+):
+    """Say everything behind a number: parameters, data, code, weights, and whether all agree."""
+    from resegment import published
+    from resegment import trace as tracing
+
+    params = config.load()
+    if "/" in target:
+        runs = [config.find(params, target)]
+    else:
+        published.row(target)
+        runs = [r for r in config.runs(params) if target in r["rows"]]
+        if not runs:
+            raise UserError(f"params.yaml: no active run measures the published row {target}")
+    found = []
+    for run in runs:
+        name = protocol or (run["protocol"] if "/" not in target else "common")
+        found.append(tracing.trace(run, metric, name, published.applying(run["paper"])))
+    if as_json:
+        typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=1))
+    else:
+        typer.echo("\n\n".join(map(tracing.text, found)))
+
+
+@data.command()
+def status(
+    names: Annotated[list[str] | None, typer.Argument(help="default: every known set")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+):
+    """Say of each dataset what is there, what is missing or altered, and what to do next."""
+    from resegment import fetch
+
+    found = fetch.status(names)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for d in found:
+        typer.echo(_described(d))
+
+
+@data.command()
+def add(name: str, path: Annotated[list[Path], typer.Argument(help="archives or folders")]):
+    """Take in a dataset you have: archives or an unpacked folder, checked file by file."""
+    from resegment import fetch
+
+    result = fetch.add(name, path)
+    typer.echo(f"{name}: {result['added']} files added, {result['already']} were there")
+    for file, why in result["rejected"].items():
+        typer.echo(f"  refused  {file}: {why} has other content than the original")
+    for problem in result["problems"]:
+        typer.echo(f"  problem  {problem}")
+    typer.echo(_described(result))
+
+
+@data.command()
+def get(
+    name: str,
+    mirror: Annotated[str | None, typer.Option(help="tried when the official source fails")] = None,
+    keep: Annotated[Path | None, typer.Option(help="folder that keeps the archives")] = None,
+):
+    """Download an open dataset; for the others say where to register and what to run then."""
+    from resegment import fetch
+
+    result = fetch.get(name, mirror=mirror, into=keep)
+    typer.echo(_described(result))
+
+
+def _described(d: dict) -> str:
+    """One dataset's status as lines for a person."""
+    lines = [f"{d['name']:10} {d['title']} ({d['access']}; {d['licence']})"]
+    if d["expected"]:
+        altered = f", {len(d['altered'])} altered" if d["altered"] else ""
+        lines += [f"  {d['present']} of {d['expected']} files in {d['folder']}{altered}"]
+    for i, reason in list((d["unusable"] or {}).items())[:8]:
+        lines += [f"  {i}: {reason}"] if d["present"] else []
+    return "\n".join(lines + ([f"  next: {d['next']}"] if d["next"] else ["  complete"]))
 
 
 def main():

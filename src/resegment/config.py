@@ -165,7 +165,9 @@ def load(path: Path = paths.PARAMS) -> Params:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping: it needs the keys {', '.join(_KEYS)}")
-    return _validated(Params, tree, str(path))
+    params = _validated(Params, tree, str(path))
+    runs(params, tuple(params.campaigns))  # an experiment must make sense under its budget, too
+    return params
 
 
 _KEYS = [f.alias or name for name, f in Params.model_fields.items()]

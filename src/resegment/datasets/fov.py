@@ -32,8 +32,7 @@ def derive(image: np.ndarray) -> np.ndarray:
         return np.ones((height, width), bool)
 
     bright = (light > outside + RIM * (inside - outside)).astype(np.uint8)
-    disc = _largest(bright)
-    disc = cv2.morphologyEx(disc, cv2.MORPH_OPEN, _ellipse(size // 25))  # labels, flares at the rim
+    disc = cv2.morphologyEx(bright, cv2.MORPH_OPEN, _ellipse(size // 25))  # captions, flares
     return _aperture(_largest(disc))
 
 

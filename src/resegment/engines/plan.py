@@ -40,7 +40,7 @@ def templates() -> dict[str, dict]:
         "ingest": {
             "cmd": "resegment ingest ${key}",
             "deps": ["${item.originals}", "src/resegment/datasets/${key}.py",
-                     *code("ingest", "datasets.record", "datasets.fov")],
+                     *code("ingest", "datasets.registry", "datasets.fov")],
             "outs": ["data/native/${key}"],
         },
         "prepare": prepare | {"outs": ["data/prepared/${key}"]},
@@ -120,6 +120,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         out[f"report-{name}"] = {
             "cmd": f"resegment report {name}",
             "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *published,
+                     *sets, *splits,
                      *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES), *code("report")],
             "params": experiments,
             "outs": [f"{here}/report.html"],

@@ -1,0 +1,235 @@
+"""A campaign's scores in four tables, and beside every published number what was measured.
+
+scores.csv   one row per run, protocol and metric, with the 95 % image-bootstrap interval of that
+             run; the second observer once per experiment, as the seed `observer2`.
+ledger.csv   one row per published number that an experiment of the campaign re-measures.
+curves.csv   the ROC (x = false positive rate, y = true positive rate) and precision-recall
+             (x = recall, y = precision) points of every run.
+history.csv  every epoch of every run.
+
+Seed and image uncertainty stay apart: `mean` and `sd` (ddof = 1) are over seeds; `image_ci_*` is
+the mean over seeds of the lower and of the upper bounds of the runs' bootstrap intervals, which is
+the interval of one typical run, not of the seed mean.
+"""
+
+import contextlib
+import csv
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from resegment import files, paths, published, stats
+from resegment.errors import UserError
+from resegment.metrics import METRICS
+
+SCORES = ("campaign", "experiment", "budget", "dataset", "seed", "protocol", "metric", "value",
+          "ci_low", "ci_high", "threshold", "n_images", "run")  # fmt: skip
+LEDGER = ("paper", "table", "row", "method", "dataset", "metric", "published", "experiment",
+          "budget", "protocol", "n_seeds", "mean", "sd", "image_ci_low", "image_ci_high",
+          "difference", "verdict", "reason", "deviations", "runs")  # fmt: skip
+CURVES = ("experiment", "seed", "protocol", "curve", "x", "y")
+AXES = {"roc": ("fpr", "tpr"), "pr": ("recall", "precision")}
+Interval = tuple[float, float]
+
+
+def build(campaign: str, runs: list[dict]) -> None:
+    """Write reports/<campaign>/{scores,ledger,curves,history}.csv from the scores of `runs`.
+
+    runs: resolved runs (`config.runs`) of one campaign under one budget. Nothing is written before
+    everything is read. Equal inputs give equal bytes. Raises UserError for a run that is not
+    scored, a row id no paper has, or a row measured on another dataset than its experiment.
+    """
+    experiments: dict[str, list[dict]] = {}
+    for run in runs:
+        experiments.setdefault(run["experiment"], []).append(run)
+    measured = {run["run"]: _measured(run) for run in runs}
+    tables = {
+        "scores": (SCORES, [r for group in experiments.values() for r in _scores(group, measured)]),
+        "ledger": (LEDGER, [r for group in experiments.values() for r in _ledger(group, measured)]),
+        "curves": (CURVES, [r for run in runs for r in _curves(run)]),
+        "history": _history(runs),
+    }
+    for name, (header, rows) in tables.items():
+        with files.atomic(paths.reports(campaign) / f"{name}.csv") as tmp:
+            with open(tmp, "w", newline="") as f:
+                out = csv.writer(f, lineterminator="\n")
+                out.writerow(header)
+                out.writerows(rows)
+
+
+def seed_interval(values: list[float], level: float = 0.95) -> Interval | None:
+    """Student's interval of the mean over seeds, mean -+ t sd / sqrt(n); None for one seed."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean, sd = stats.over_seeds(values)
+    half = float(student.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def verdict(
+    budget: str,
+    printed: float,
+    resolution: float,
+    mean: float,
+    seeds: Interval | None,
+    images: Interval | None,
+    contradiction: str | None = None,
+) -> tuple[str, str]:
+    """(verdict, reason) for one published number; the first rule that fits decides.
+
+    1. not run: the budget is a reduction of the paper's schedule, whatever the value.
+    2. not comparable: the published row contradicts itself in this metric.
+    3. not reproduced: the measured metric is undefined.
+    4. reproduced: the printed number, anywhere within half a unit of its last digit
+       (`resolution`), meets the interval over seeds or the interval over images. With neither
+       (a parameter count) it must meet the mean itself.
+    5. not reproduced: anything else.
+    """
+    if budget != "paper":
+        return "not run", f"paper budget not run; value shown is budget {budget}"
+    if contradiction:
+        return "not comparable", f"the published row contradicts itself: {contradiction}"
+    if math.isnan(mean):
+        return "not reproduced", "the measured value is undefined"
+    named = {"seeds": seeds, "images": images}
+    known = {k: v for k, v in named.items() if v and not any(map(math.isnan, v))}
+    reach = 0.5 * resolution * (1 + 1e-9)  # the half unit itself counts, though not binary
+    meets = any(
+        low - reach <= printed <= high + reach for low, high in known.values() or [(mean, mean)]
+    )
+    reason = ", ".join(f"{k} {low:.4f} to {high:.4f}" for k, (low, high) in known.items())
+    return ("reproduced" if meets else "not reproduced"), reason
+
+
+def _measured(run: dict) -> dict:
+    """What a run left: scores and intervals by protocol, of the run and of the second observer."""
+    folder = paths.scores(run["run"])
+    own = _json(folder / "metrics.json", run)
+    observer = own.pop("observer2", {})
+    if run["protocol"] not in own:
+        raise UserError(f"{folder} has no protocol {run['protocol']}: score {run['run']} again")
+    return {
+        "scores": own,
+        "bounds": {name: stats.intervals(folder, name) for name in own},
+        "observer2": observer,
+        "total": _json(paths.run(run["run"]) / "manifest.json", run).get("model", {}).get("total"),
+    }
+
+
+def _scores(group: list[dict], measured: dict) -> Iterable[list]:
+    """Rows of one experiment's runs, then of the second observer as its first run met it."""
+    for run in group:
+        of_run = measured[run["run"]]
+        for protocol, values in of_run["scores"].items():
+            yield from _metrics(run, run["seed"], protocol, values, of_run["bounds"][protocol])
+    first = group[0]
+    for protocol, values in measured[first["run"]]["observer2"].items():
+        bounds = stats.intervals(paths.scores(first["run"]), protocol, observer=True)
+        drawn = {k: v for k, v in values.items() if v is not None}  # a mask has no AUC
+        yield from _metrics(first, "observer2", protocol, drawn, bounds)
+
+
+def _metrics(
+    run: dict, seed: int | str, protocol: str, values: dict, bounds: dict[str, Interval]
+) -> Iterable[list]:
+    for metric in METRICS:
+        if metric in values:
+            yield [*(run[k] for k in ("campaign", "experiment", "budget", "dataset")), seed,
+                   protocol, metric, _text(values[metric]), *map(_text, bounds[metric]),
+                   _text(values.get("threshold")), values.get("n_images"), run["run"]]  # fmt: skip
+
+
+def _ledger(group: list[dict], measured: dict) -> Iterable[list]:
+    """Rows of one experiment: its published cells, unless it ran on another dataset."""
+    first = group[0]
+    if first["dataset"] != first["rows_dataset"] or not first["rows"]:
+        return
+    known, wrong = published.cells(), published.contradictions()
+    for row_id in first["rows"]:
+        found = published.row(row_id, known)
+        where = f"params.yaml: experiments.{first['experiment']}.rows names {row_id}, which was"
+        if not found["rerun"].any():
+            raise UserError(f"{where} quoted and not measured by its authors: name another row")
+        for cell in found[found["rerun"]].to_dict("records"):
+            if cell["dataset"] not in ("", first["dataset"]):
+                used = f"{cell['dataset']}, not on {first['dataset']}"
+                raise UserError(f"{where} measured on {used}: name another row")
+            if cell["metric"] in (*METRICS, "params_m"):
+                entry = _entry(cell, group, measured, wrong.get(cell["cell"]))
+                if entry:
+                    yield entry
+
+
+def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | None) -> list | None:
+    """The ledger row of one published number; None where the parameter count is not known."""
+    first, metric, names = group[0], cell["metric"], [r["run"] for r in group]
+    seeds = images = None
+    if metric == "params_m":
+        protocol, totals = "", [measured[n]["total"] for n in names]
+        if None in totals:
+            return None
+        values = [total / 1e6 for total in totals]
+    else:
+        protocol = first["protocol"]
+        found = [measured[n]["scores"][protocol][metric] for n in names]
+        values = [math.nan if v is None else v for v in found]
+        seeds = seed_interval(values)
+        ends = zip(*(measured[n]["bounds"][protocol][metric] for n in names), strict=True)
+        images = tuple(sum(end) / len(end) for end in ends)
+    mean, sd = stats.over_seeds(values)
+    said, reason = verdict(
+        first["budget"], cell["value"], cell["resolution"], mean, seeds, images, contradiction
+    )
+    method = cell["method"] + (f" ({cell['variant']})" if cell["variant"] else "")
+    applied = first.get("deviations", published.applying(first["paper"]))
+    return [
+        cell["paper"], cell["table"], cell["row"], method, cell["dataset"], metric,
+        cell["printed"], first["experiment"], first["budget"], protocol, len(values), _text(mean),
+        _text(sd), *map(_text, images or (None, None)), _text(mean - cell["value"]), said, reason,
+        " ".join(applied), " ".join(names),
+    ]  # fmt: skip
+
+
+def _curves(run: dict) -> Iterable[list]:
+    for curve, (x, y) in AXES.items():
+        for point in _table(paths.scores(run["run"]) / f"{curve}.csv", run):
+            yield [run["experiment"], run["seed"], point["protocol"], curve, point[x], point[y]]
+
+
+def _history(runs: list[dict]) -> tuple[tuple[str, ...], list[list]]:
+    """Header and rows of history.csv, with the columns that training wrote."""
+    epochs = {r["run"]: _table(paths.run(r["run"]) / "history.csv", r) for r in runs}
+    columns = list(dict.fromkeys(k for rows in epochs.values() for row in rows for k in row))
+    return ("experiment", "seed", *columns), [
+        [run["experiment"], run["seed"], *(row.get(k, "") for k in columns)]
+        for run in runs
+        for row in epochs[run["run"]]
+    ]
+
+
+def _table(path: Path, run: dict) -> list[dict]:
+    with _needed(run), open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def _json(path: Path, run: dict) -> dict:
+    with _needed(run):
+        return files.read_json(path)
+
+
+@contextlib.contextmanager
+def _needed(run: dict):
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise UserError(f"{e.filename} is missing: train and score {run['run']} first") from None
+
+
+def _text(value: float | None) -> str:
+    """Six decimals, never -0; empty for what is undefined."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{round(value, 6) + 0.0:.6f}"

@@ -1,0 +1,279 @@
+"""One self-contained page per campaign: reports/<campaign>/report.html.
+
+Everything is inside the file (style, script, drawings, pictures), so it opens from a disk without
+a network. The page is made of plain values prepared here and of templates/report.html; every
+value passes through jinja2's escaping.
+"""
+
+import base64
+import re
+from itertools import groupby
+from pathlib import Path
+
+import cv2
+import jinja2
+import pandas as pd
+import yaml
+
+from resegment import figures, files, native, paths
+from resegment.errors import UserError
+
+TEMPLATES = Path(__file__).with_name("templates")
+METRICS = {
+    "se": ("Se", "sensitivity, recall"),
+    "sp": ("Sp", "specificity"),
+    "acc": ("Acc", "accuracy"),
+    "precision": ("Pr", "precision"),
+    "f1": ("F1", "F1 score, Dice coefficient"),
+    "iou": ("IoU", "intersection over union, Jaccard index"),
+    "mcc": ("MCC", "Matthews correlation coefficient"),
+    "auc": ("AUC", "area under the ROC curve"),
+    "ap": ("AP", "average precision"),
+}
+PAPERS = {
+    "rga": "RGA-Net",
+    "rsan": "RSAN",
+    "bcdu": "ConvLSTM U-Net",
+    "hybridnetseg": "HybridNetSeg",
+    "mininet": "Mini-Net",
+}
+VERDICTS = ("reproduced", "not reproduced", "not comparable", "not run")
+
+
+def build(campaign: str, runs: list[dict]) -> None:
+    """Write the page of a campaign (the name of its folder in reports/) after its figures.
+
+    Each run: run, experiment, budget, dataset, seed, protocol, geometry and splits {id: split}.
+    """
+    runs = [{**r, "anchor": _anchor("run", r["run"].removeprefix(f"{campaign}/"))} for r in runs]
+    links = {run["run"]: run["anchor"] for run in runs}
+    scores = figures.table(campaign, "scores")
+    found = [_found(name, runs, scores) for name in figures.experiments(runs)]
+    ledger = _ledger(figures.table(campaign, "ledger"), links, found)
+    panels = [_panel(run, scores) for run in runs]
+    page = {
+        "campaign": campaign,
+        "budgets": sorted({run["budget"] for run in runs} - {"paper"}),
+        "sample": any(run["dataset"] == "sample" for run in runs),
+        "found": found,
+        "observers": _observers(scores, runs),
+        "best": max(found, key=lambda e: e["common"]["f1"]["order"]),
+        "ledger": ledger,
+        "tally": {v: sum(c["verdict"] == v for p in ledger for c in p["rows"]) for v in VERDICTS},
+        "deviations": _deviations(ledger, runs),
+        "datasets": [_dataset(name, runs) for name in dict.fromkeys(r["dataset"] for r in runs)],
+        "panels": panels,
+        "hours": sum(p["cost"].get("wall_seconds", 0) for p in panels) / 3600,
+        "images": _images(campaign, runs),
+        "captions": figures.CAPTIONS,
+        "metrics": METRICS,
+        "papers": PAPERS,
+    }
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {"number": _number, "duration": _duration}
+    with files.atomic(paths.reports(campaign) / "report.html") as tmp:
+        tmp.write_text(env.get_template("report.html").render(page), encoding="utf-8")
+
+
+def _anchor(kind: str, name: str) -> str:
+    """An id for the page: letters, digits and hyphens only."""
+    return f"{kind}-{re.sub('[^A-Za-z0-9_-]+', '-', name)}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    """A fraction with four decimals; a dash where there is no number."""
+    return "–" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit a person would say."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _cell(rows: pd.DataFrame) -> dict:
+    """The scores of one metric over the seeds: mean, sd (None for one seed), mean interval."""
+    mean = rows.value.mean()
+    return {
+        "mean": mean,
+        "sd": rows.value.std(ddof=1) if len(rows) > 1 else None,
+        "low": rows.ci_low.mean(),
+        "high": rows.ci_high.mean(),
+        "order": -1.0 if pd.isna(mean) else mean,
+    }
+
+
+def _cells(rows: pd.DataFrame) -> dict:
+    return {metric: _cell(rows[rows.metric == metric]) for metric in METRICS}
+
+
+def _found(name: str, runs: list[dict], scores: pd.DataFrame) -> dict:
+    """What one experiment measured, under the common protocol and under its paper's."""
+    mine = [run for run in runs if run["experiment"] == name]
+    first, group = mine[0], _anchor("runs", name)
+    rows = scores[(scores.experiment == name) & (scores.seed != "observer2")]
+    if rows.empty:
+        raise UserError(f"reports: scores.csv has no row of {name}: run `snakemake` or `dvc repro`")
+    common, own = (rows[rows.protocol == p] for p in ("common", first["protocol"]))
+    return {
+        "name": name,
+        "runs": mine,
+        "dataset": first["dataset"],
+        "paper": first.get("paper"),
+        "rows": first.get("rows", []),
+        "protocol": first["protocol"],
+        "meaning": _meaning(first),
+        "group": group,
+        "target": group if len(mine) > 1 else first["anchor"],
+        "n_images": int(common.n_images.iloc[0]),
+        "common": _cells(common),
+        "own": _cells(own),
+        "threshold": common.drop_duplicates("run").threshold.mean(),
+        "own_threshold": own.drop_duplicates("run").threshold.mean(),
+    }
+
+
+def _meaning(run: dict) -> str:
+    """The paper's protocol in words, as the scores were made with it."""
+    path = paths.scores(run["run"]) / "manifest.json"
+    known = files.read_json(path).get("protocols", {}) if path.exists() else {}
+    if not (p := known.get(run["protocol"])):
+        return ""
+    return (
+        f"{'pixels inside the field of view' if p['region'] == 'fov' else 'all pixels'}, "
+        f"{'original size' if p['space'] == 'native' else 'the size the network sees'}, "
+        f"{'pooled over images' if p['pooling'] == 'pixels' else 'mean of the images'}, threshold "
+        f"{'frozen on the training images' if p['threshold'] == 'train' else p['threshold']}"
+    )
+
+
+def _observers(scores: pd.DataFrame, runs: list[dict]) -> list[dict]:
+    """Second observers under the common protocol: one per dataset and set of test images."""
+    out = []
+    rows = scores[(scores.seed == "observer2") & (scores.protocol == "common")]
+    for experiment in figures.experiments(runs):
+        mine = rows[rows.experiment == experiment].drop_duplicates("metric")
+        if len(mine):
+            one = {"dataset": mine.dataset.iloc[0], "n_images": int(mine.n_images.iloc[0])}
+            one["values"] = dict(zip(mine.metric, mine.value, strict=True))
+            out += [] if one in out else [one]
+    return out
+
+
+def _ledger(table: pd.DataFrame, links: dict, found: list[dict]) -> list[dict]:
+    """The ledger by paper; deviations and runs as lists, runs with where the page shows them."""
+    table = table.astype(object).where(table.notna(), None)
+    groups = {e["name"]: e["group"] for e in found}
+    rows = table.to_dict("records")
+    for row in rows:
+        row["deviations"] = _words(row["deviations"])
+        known = [links[r] for r in _words(row["runs"]) if r in links]
+        several = len(known) > 1 and row["experiment"] in groups
+        row["target"] = groups[row["experiment"]] if several else next(iter(known), None)
+    return [
+        {"paper": paper, "rows": list(members)}
+        for paper, members in groupby(rows, lambda row: row["paper"])
+    ]
+
+
+def _words(text: str | None) -> list[str]:
+    return [w for w in re.split(r"[;,\s]+", text or "") if w]
+
+
+def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
+    """Rows of deviations.csv that the ledger names or that belong to a paper of these runs."""
+    path = paths.PUBLISHED / "deviations.csv"
+    if not path.exists():
+        return []
+    named = {d for paper in ledger for row in paper["rows"] for d in row["deviations"]}
+    papers = {"all", *(run.get("paper") for run in runs)}
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    rows = [row for row in rows if row["id"] in named or row["paper"] in papers]
+    return [{**row, "anchor": _anchor("deviation", row["id"])} for row in rows]
+
+
+def _dataset(name: str, runs: list[dict]) -> dict:
+    """What is known of a dataset, and how many images stand in each split."""
+    path = paths.REGISTRY / "datasets.yaml"
+    registry = yaml.safe_load(path.read_text()) if path.exists() else {}
+    images = list(native.manifest(name).values())
+    splits = {}
+    for run in (r for r in runs if r["dataset"] == name):
+        parts = list(run["splits"].values())
+        counts = tuple(parts.count(part) for part in native.SPLITS)
+        splits.setdefault(counts, []).append(run["experiment"])
+    return {
+        "name": name,
+        "about": registry.get(name) or {},
+        "images": len(images),
+        "subjects": len({i["subject"] for i in images}),
+        "sizes": sorted({f"{i['width']} × {i['height']}" for i in images}),
+        "fov": sorted({i["fov_source"] for i in images}),
+        "second": sum(bool(i["observer2"]) for i in images),
+        "splits": [(counts, list(dict.fromkeys(names))) for counts, names in splits.items()],
+    }
+
+
+def _panel(run: dict, scores: pd.DataFrame) -> dict:
+    """One run with its manifest: what was asked, where it comes from, what it cost and measured."""
+    path = paths.run(run["run"]) / "manifest.json"
+    if not path.exists():
+        raise UserError(f"{path} is not here: run `snakemake` or `dvc repro` to train the run")
+    manifest = files.read_json(path)
+    mine = scores[(scores.run == run["run"]) & (scores.seed != "observer2")]
+    protocols = list(dict.fromkeys(["common", run["protocol"]]))
+    parts = {p: mine[mine.protocol == p].set_index("metric") for p in protocols}
+    values = {
+        metric: [rows.loc[metric].to_dict() for rows in parts.values() if metric in rows.index]
+        for metric in METRICS
+    }
+    facts = ("model", "device", "versions", "cost", "fingerprints", "parameters")
+    rest = {k: v for k, v in manifest.items() if k not in (*facts, "weights_md5")}
+    return {
+        "run": run,
+        "manifest": manifest,
+        "origin": {"git_commit": None, "git_dirty": None, **rest, **manifest.get("origin", {})},
+        "cost": manifest.get("cost", {}),
+        "tables": {
+            "Parameters": _flat(manifest.get("parameters", {})),
+            "Fingerprints": _flat(manifest.get("fingerprints", {})),
+            "Device, versions and cost": _flat({k: manifest.get(k, {}) for k in facts[:4]}),
+            "The rest of the manifest": _flat(rest),
+        },
+        "protocols": protocols,
+        "values": values,
+    }
+
+
+def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted key, text) rows."""
+    if isinstance(value, dict):
+        return [row for k, v in value.items() for row in _flat(v, f"{name}.{k}".lstrip("."))]
+    return [(name, "–" if value is None else str(value))]
+
+
+def _images(campaign: str, runs: list[dict]) -> dict:
+    """Data URIs by name. Pictures are re-coded without loss as WebP, half the size of PNG."""
+    folder = paths.reports(campaign)
+    out = {}
+    for path in sorted((*folder.glob("figures/*.svg"), *folder.glob("pictures/*.png"))):
+        kind, data = "svg+xml", path.read_bytes()
+        if path.suffix == ".png":
+            quality = (cv2.IMWRITE_WEBP_QUALITY, 101)  # above 100: lossless
+            kind, data = "webp", cv2.imencode(".webp", cv2.imread(str(path)), quality)[1].tobytes()
+        name = path.relative_to(folder).as_posix()
+        out[name] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    needed = ["figures/roc.svg", "figures/pr.svg", "pictures/data.png"]
+    for name in figures.experiments(runs):
+        needed += [f"figures/training_{name}.svg", f"pictures/{name}.png"]
+    if absent := [name for name in needed if name not in out]:
+        raise UserError(f"{folder / absent[0]} is not here: run `resegment figures {campaign}`")
+    return out

@@ -1,0 +1,152 @@
+"""The command line: a user's mistake is one sentence and exit 1, never a traceback."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from resegment import cli, closure, devices
+from resegment.errors import UserError
+
+
+def resegment(*words, cwd, **env):
+    return subprocess.run(
+        [sys.executable, "-c", "from resegment.cli import main; main()", *words],
+        cwd=cwd, capture_output=True, text=True, env=os.environ | env,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "sample-smoke/rga-drive/s7"), "no run 'sample-smoke/rga-drive/s7'"),
+        (("prepare", "sample/none"), "no active run uses 'sample/none'; in use: sample/native"),
+        (("ledger", "drive-paper"), "campaign 'drive-paper' is not active; active: sample-smoke"),
+        (("trace", "rga-9-99", "f1"), "rga-9-99"),
+        (("trace", "sample-smoke/rga-drive/s7", "f1"), "no run"),
+        (("data", "add", "drvie", "."), "drvie"),
+        (("data", "add", "drive", "/no/such/place"), "/no/such/place"),
+    ],
+)
+def test_a_mistake_is_one_sentence(root, words, said):
+    r = resegment(*words, cwd=root)
+    assert r.returncode == 1 and said in r.stderr, r.stderr
+    assert r.stderr.startswith("resegment: ") and "Traceback" not in r.stderr
+    assert len(r.stderr.strip().splitlines()) == 1
+
+
+def test_outside_a_checkout_it_says_where_to_stand(tmp_path):
+    r = resegment("plan", cwd=tmp_path)
+    assert r.returncode == 1 and "root of a checkout" in r.stderr
+
+
+def test_light_verbs_do_not_import_torch(root):
+    see = (
+        "import sys; from resegment import cli, trace, ledger, fetch\nprint('torch' in sys.modules)"
+    )
+    r = subprocess.run([sys.executable, "-c", see], cwd=root, capture_output=True, text=True)
+    assert r.stdout.strip() == "False", r.stderr
+
+
+def test_plan_lists_every_run_and_marks_the_active(root):
+    lines = resegment("plan", "--list", cwd=root).stdout.splitlines()
+    active = {line.split()[0] for line in lines if line.endswith("active")}
+    assert active == {"sample-smoke/unet-drive/s0", "sample-smoke/rga-drive/s0"}
+    assert any(line.startswith("drive-lite/rga-drive/s2") for line in lines)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch, root):
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/registry").symlink_to(root / "data/registry")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_stage_whose_parameters_change_fails(checkout):
+    run = "sample-smoke/rga-drive/s0"
+
+    def edit(change):
+        tree = yaml.safe_load((checkout / "params.yaml").read_text())
+        change(tree)
+        (checkout / "params.yaml").write_text(yaml.safe_dump(tree))
+
+    with cli.held(run=run):
+        edit(lambda t: t["budgets"]["lite"].update(recipe="rga-512"))  # not this run's budget
+    with pytest.raises(UserError, match=r"params\.yaml.*changed during the stage"):
+        with cli.held(run=run):
+            edit(lambda t: t["budgets"]["smoke"]["train"].update(epochs=1))
+
+
+def test_a_stage_whose_data_change_fails(checkout):
+    file = checkout / "manifest.json"
+    file.write_text("1")
+    with pytest.raises(UserError, match="manifest.json"):
+        with cli.held(file):
+            file.write_text("2")
+
+
+def test_a_plan_out_of_step_is_refused(checkout):
+    (checkout / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(UserError, match="run `resegment plan`"):
+        with cli.held():
+            pass
+
+
+def test_code_is_found_through_imports_at_any_depth():
+    names = closure.files("resegment.train", "resegment.models.rga_net")
+    assert {"train.py", "losses.py", "augment.py", "checkpoint.py", "models/__init__.py",
+            "models/layers.py", "models/rga_net.py"} == set(names)  # fmt: skip
+    assert "metrics.py" in closure.files("resegment.score")
+    assert "datasets/drive.py" not in closure.files("resegment.score")
+
+
+def test_one_card_is_held_by_one_job_at_a_time(tmp_path):
+    script = (
+        "import sys, time; from resegment import devices\n"
+        "with devices.claim() as d:\n"
+        "    import os; start = time.time(); time.sleep(0.5)\n"
+        "    print(d, os.environ['CUDA_VISIBLE_DEVICES'], start, time.time())"
+    )
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "0,1", "RESEGMENT_SLOTS": str(tmp_path)}
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    spans = {}
+    for job in jobs:
+        device, card, start, end = job.communicate()[0].split()
+        assert device == "cuda"
+        spans.setdefault(card, []).append((float(start), float(end)))
+    assert set(spans) == {"0", "1"} and sum(map(len, spans.values())) == 4
+    for held in spans.values():
+        held.sort()
+        assert all(a[1] <= b[0] for a, b in zip(held, held[1:], strict=False))
+
+
+def test_a_dead_holder_frees_its_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("RESEGMENT_SLOTS", str(tmp_path))
+    hold = (
+        "from resegment import devices; import time\n"
+        "with devices.claim(): print(1, flush=True); time.sleep(60)"
+    )
+    job = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    job.stdout.readline()
+    job.kill()
+    job.wait()
+    begun = time.monotonic()
+    with devices.claim() as device:
+        assert device == "cuda" and time.monotonic() - begun < 5
+
+
+def test_no_card_means_the_cpu_and_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with devices.claim() as device:
+        assert device == "cpu"
+    assert capsys.readouterr().err == "no GPU here: using the CPU\n"

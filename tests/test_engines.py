@@ -1,0 +1,481 @@
+"""Two engines, one truth: what DVC calls stale is what Snakemake plans, in every state.
+
+Each test works in a copy of one finished pipeline: the sample set, two trainings of seconds. A
+`resegment` on the PATH writes down every verb that really ran, and when.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resegment import paths
+
+pytestmark = pytest.mark.slow
+
+UNET, RGA = "sample-tiny/unet-drive/s0", "sample-tiny/rga-drive/s0"
+TAIL = ["ledger sample-tiny", "figures sample-tiny", "report sample-tiny"]
+EVERY = {"ingest", "prepare", "train", "predict", "score", "ledger", "figures", "report"}
+VERB = """#!{python}
+import os, subprocess, sys, time
+line = " ".join(sys.argv[1:])
+note = lambda what: open(os.environ["RAN"], "a").write(f"{{what}}|{{line}}|{{time.time()}}\\n")
+note("start")
+code = subprocess.call([{python!r}, "-c", "from resegment.cli import main; main()", *sys.argv[1:]])
+note("end")
+sys.exit(code)
+"""
+
+
+def verbs(run):
+    """What runs when a run's training changes."""
+    return [f"train {run}", f"predict {run}", f"score {run}", *TAIL]
+
+
+class Work:
+    """A checkout with its own sources, cache and engines."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def env(self) -> dict:
+        keep = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        python = str(Path(sys.executable).parent)
+        return keep | {
+            "PYTHONPATH": str(self.path / "src"), "RAN": str(self.path / ".ran"),
+            "PATH": f"{self.path / '.bin'}:{python}:{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200",
+        }  # fmt: skip
+
+    def sh(self, command: str, ok: bool = True) -> subprocess.CompletedProcess:
+        r = subprocess.run(
+            command, shell=True, cwd=self.path, capture_output=True, text=True, env=self.env
+        )
+        assert not ok or r.returncode == 0, r.stdout[-3000:] + r.stderr[-3000:]
+        return r
+
+    def start(self, command: str) -> subprocess.Popen:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(
+            command.split(), cwd=self.path, env=self.env, start_new_session=True, **quiet
+        )
+
+    def snakemake(self, ok: bool = True, extra: str = "--resources gpu=2"):
+        return self.sh(f"snakemake --cores 2 {extra}", ok)
+
+    def log(self) -> list[list[str]]:
+        file = self.path / ".ran"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line.split("|") for line in lines]
+
+    def ran(self) -> list[str]:
+        """The verbs since the last time that was asked."""
+        out = [line for what, line, _ in self.log() if what == "start"]
+        (self.path / ".ran").unlink(missing_ok=True)
+        return out
+
+    def stale(self) -> set[str]:
+        return set(json.loads(self.sh("dvc status --json").stdout or "{}"))
+
+    def plan(self) -> set[str]:
+        """The rules that `snakemake -n` would run."""
+        r = self.sh("snakemake -n --cores 2")
+        if "Nothing to be done" in r.stdout + r.stderr:
+            return set()
+        rules = re.findall(r"^(?:local)?rule (\w+):", r.stdout + r.stderr, re.M)
+        return set(rules) - {"all", "default"}
+
+    def change(self, edit) -> None:
+        file = self.path / "params.yaml"
+        tree = yaml.safe_load(file.read_text())
+        edit(tree)
+        file.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def rate(self, experiment: str, lr: float) -> None:
+        def edit(tree):
+            tree["experiments"][experiment]["train"]["optimiser"] = {"name": "adam", "lr": lr}
+
+        self.change(edit)
+
+    def lock(self) -> dict:
+        return yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
+
+    def clean(self) -> None:
+        assert self.stale() == set() and self.plan() == set()
+
+
+def tiny(tree: dict) -> None:
+    """The smallest campaign: two runs of a second each."""
+    tree["active"] = ["sample"]
+    tree["budgets"]["tiny"] = {
+        "recipe": "native",
+        "train": {"epochs": 2, "samples_per_epoch": 8, "batch_size": 4,
+                  "augment": {"crop": 32, "flips": True}},
+    }  # fmt: skip
+    tree["campaigns"]["sample"] |= {"budget": "tiny", "seeds": [0]}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, root):
+    path = tmp_path_factory.mktemp("engines") / "done"
+    subprocess.run(["git", "clone", "-q", str(root), str(path)], check=True)
+    w = Work(path)
+    (path / ".bin").mkdir()
+    verb = path / ".bin/resegment"
+    verb.write_text(VERB.format(python=sys.executable))
+    verb.chmod(0o755)
+    w.change(tiny)
+    w.sh("git config user.email a@b; git config user.name t; rm -f dvc.lock; resegment plan")
+    w.sh(f"dvc remote add --local -d store {path.parent / 'store'}; echo .bin >> .git/info/exclude")
+    w.sh("echo .ran >> .git/info/exclude")
+    assert w.plan() == EVERY  # in an empty checkout everything is planned
+    w.snakemake()
+    w.ran()
+    w.sh("dvc push -q; git add -A; git commit -qm done")
+    return path
+
+
+@pytest.fixture
+def w(done, tmp_path):
+    path = tmp_path / "w"
+    shutil.copytree(done, path, symlinks=True)
+    return Work(path)
+
+
+def test_after_snakemake_both_are_clean(w):
+    w.clean()
+
+
+def test_snakemake_reruns_only_what_a_parameter_touches(w):
+    w.rate("unet-drive", 0.3)
+    assert w.stale() == {f"train@{UNET}", "ledger-sample-tiny", "report-sample-tiny"}
+    assert w.plan() == EVERY - {"ingest", "prepare"}
+    w.snakemake()
+    assert w.ran() == verbs(UNET)
+    w.clean()
+
+
+def test_repro_reruns_only_what_a_parameter_touches(w):
+    w.rate("unet-drive", 0.3)
+    w.sh("dvc repro -q")
+    assert w.ran() == verbs(UNET)
+    w.clean()
+
+
+def test_a_protocol_costs_no_training_and_no_prediction(w):
+    w.change(lambda t: t["protocols"]["frame-network-images"].update(threshold=0.4))
+    w.snakemake()
+    ran = w.ran()
+    assert sorted(ran[:2]) == [f"score {RGA}", f"score {UNET}"] and ran[2:] == TAIL
+    w.clean()
+
+
+def test_dvc_exp_run_changes_one_parameter(w):
+    w.sh(
+        "dvc exp run -q -S experiments.unet-drive.train.batch_size=2 -S budgets.tiny.train.epochs=1"
+    )
+    ran = w.ran()
+    assert {f"train {UNET}", f"train {RGA}"} <= set(ran) and "ingest sample" not in ran
+    w.clean()
+
+
+def test_fresh_clone_after_pull_has_nothing_to_do(done, tmp_path):
+    path = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(done), str(path)], check=True)
+    w = Work(path)
+    shutil.copytree(done / ".bin", path / ".bin")
+    w.sh(f"dvc remote add --local -d store {done.parent / 'store'}; dvc pull -q")
+    w.clean()
+    w.rate("rga-drive", 0.4)
+    w.snakemake()
+    assert w.ran() == verbs(RGA)
+    w.clean()
+
+
+def test_old_commit_checked_out(w):
+    w.rate("unet-drive", 0.3)
+    w.snakemake()
+    w.sh("git commit -qam b; git checkout -q HEAD~1 && dvc checkout -q")
+    w.clean()
+    w.sh("git checkout -q - && dvc checkout -q")
+    w.clean()
+
+
+def test_reverted_parameter_costs_nothing(w):
+    w.rate("unet-drive", 0.3)
+    w.snakemake()
+    w.ran()
+    w.sh("git checkout -q params.yaml")
+    w.snakemake()
+    assert w.ran() == []
+    w.clean()
+
+
+def test_failed_training_is_planned_again_and_says_why(w):
+    def slope(lr):
+        w.change(lambda t: t["experiments"]["unet-drive"]["train"].update(
+            optimiser={"name": "sgd", "lr": lr}))  # fmt: skip
+
+    w.change(lambda t: t["budgets"]["tiny"]["train"].update(schedule={"name": "constant"}))
+    w.snakemake()
+    slope(10.0**30)
+    failed = w.snakemake(ok=False)
+    assert failed.returncode and "lower train.optimiser.lr" in failed.stdout + failed.stderr
+    assert "Traceback (most recent call last)" not in failed.stdout + failed.stderr
+    assert w.plan() == EVERY - {"ingest", "prepare"}
+    slope(0.1)
+    w.snakemake()
+    w.clean()
+
+
+def test_keep_going_records_what_succeeded(w):
+    w.change(lambda t: t["budgets"]["tiny"]["train"].update(schedule={"name": "constant"}))
+    w.change(lambda t: t["experiments"]["unet-drive"]["train"].update(
+        optimiser={"name": "sgd", "lr": 10.0**30}))  # fmt: skip
+    assert w.snakemake(ok=False).returncode
+    stale = w.stale()
+    assert f"train@{UNET}" in stale
+    assert not {f"train@{RGA}", f"predict@{RGA}", f"score@{RGA}"} & stale
+
+
+def test_killed_training_resumes_to_the_same_weights(w):
+    w.change(lambda t: t["budgets"]["tiny"]["train"].update(epochs=6, samples_per_epoch=64))
+    train = f"dvc repro --single-item train@{UNET}"
+    w.sh(train)
+    want = {o["path"]: o["md5"] for o in w.lock()[f"train@{UNET}"]["outs"]}
+    shutil.rmtree(w.path / ".dvc/cache/runs")
+    process = w.start(f"{train} --force")
+    wait_for(lambda: list((w.path / "checkpoints").rglob("*.pt")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = w.sh(f"{train} --force")
+    assert f"{UNET}: resumed after epoch" in again.stdout
+    got = {o["path"]: o["md5"] for o in w.lock()[f"train@{UNET}"]["outs"]}
+    for name in ("weights.safetensors", "history.csv"):
+        assert got[f"runs/{UNET}/{name}"] == want[f"runs/{UNET}/{name}"]
+    assert not list((w.path / "checkpoints").rglob("*.pt"))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("what", ["parameters", "code"])
+def test_what_is_edited_during_training_is_not_recorded(w, what):
+    w.change(lambda t: t["budgets"]["tiny"]["train"].update(epochs=6, samples_per_epoch=64))
+    before = w.lock()[f"train@{UNET}"]
+    process = w.start(f"dvc repro --single-item train@{UNET}")
+    wait_for(lambda: list((w.path / "checkpoints").rglob("*.pt")))
+    if what == "parameters":
+        w.rate("unet-drive", 0.4)
+    else:
+        with open(w.path / "src/resegment/losses.py", "a") as f:
+            f.write("# edited\n")
+    assert process.wait() != 0
+    assert w.lock()[f"train@{UNET}"] == before and f"train@{UNET}" in w.stale()
+    assert list((w.path / "checkpoints").rglob("*.pt"))  # going back costs no training
+
+
+def test_engines_exclude_each_other(w):
+    w.change(lambda t: t["budgets"]["tiny"]["train"].update(epochs=6, samples_per_epoch=64))
+    process = w.start(f"dvc repro train@{UNET}")
+    wait_for(lambda: list((w.path / "checkpoints").rglob("*.pt")))
+    r = w.sh("snakemake -n", ok=False)
+    assert r.returncode and "nothing is planned" in r.stdout + r.stderr
+    assert process.wait() == 0
+    w.snakemake()
+    trained = [line for line in w.ran() if line.startswith("train")]
+    assert sorted(trained) == [f"train {RGA}", f"train {UNET}"]  # once each
+    w.clean()
+
+
+def test_tampered_and_missing_outputs_come_back_from_the_cache(w):
+    (w.path / f"runs/{UNET}/weights.safetensors").write_bytes(b"x")
+    shutil.rmtree(w.path / f"runs/{RGA}/scores")
+    assert {f"train@{UNET}", f"score@{RGA}"} <= w.stale()
+    w.snakemake()
+    assert w.ran() == []
+    w.clean()
+
+
+def test_code_edit_without_effect_stops_early(w):
+    with open(w.path / "src/resegment/prepare.py", "a") as f:
+        f.write("# a comment\n")
+    w.snakemake()
+    assert w.ran() == ["prepare sample/native"]
+    w.clean()
+
+
+def test_graphs_agree(w):
+    """Every DVC stage has exactly one Snakemake job, with its files and its dependencies."""
+    ask = (
+        "import json; from dvc.repo import Repo\n"
+        "print(json.dumps({s.addressing: {'deps': [d.def_path for d in s.deps if d.def_path],"
+        " 'outs': [o.def_path for o in s.outs]} for s in Repo().index.stages}))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", ask], cwd=w.path, env=w.env, capture_output=True, text=True
+    )
+    stages = json.loads(answer.stdout.splitlines()[-1])
+    r = w.sh("snakemake -n -F -p --cores 1")
+    jobs = {}
+    for block in re.split(r"\n(?=(?:local)?rule )", r.stdout + r.stderr):
+        if named := re.search(r"--single-item '([^']+)' >", block):
+            inputs, outputs = (
+                re.search(rf"^ +{side}: (.*)", block, re.M)[1].split(", ")
+                for side in ("input", "output")
+            )
+            assert named[1] not in jobs
+            jobs[named[1]] = inputs, outputs
+    assert set(jobs) == set(stages)
+
+    def inside(file, folder):
+        return file == folder or file.startswith(folder + "/")
+
+    made = [o for s in stages.values() for o in s["outs"]]
+    for name, stage in stages.items():
+        inputs, outputs = jobs[name]
+        assert all(any(inside(o, d) for d in stage["outs"]) for o in outputs), name
+        assert all(any(inside(o, d) for o in outputs) for d in stage["outs"]), name
+        needed = [d for d in stage["deps"] if any(inside(o, d) or inside(d, o) for o in made)]
+        assert all(any(inside(i, d) for i in inputs) for d in needed), name
+
+
+def test_every_import_of_a_stage_is_a_dependency(w):
+    """What a verb really imports, seen by Python itself, is among its stage's dependencies."""
+    plumbing = {"__init__", "errors", "files", "paths", "config", "closure", "devices", "cli",
+                "engines/__init__", "engines/plan"}  # fmt: skip
+    lock = w.lock()
+    for stage, words in [
+        ("ingest@sample", "ingest sample"), ("prepare@sample/native", "prepare sample/native"),
+        (f"train@{UNET}", f"train {UNET}"), (f"predict@{RGA}", f"predict {RGA}"),
+        (f"score@{RGA}", f"score {RGA}"), ("ledger-sample-tiny", "ledger sample-tiny"),
+        ("figures-sample-tiny", "figures sample-tiny"),
+        ("report-sample-tiny", "report sample-tiny"),
+    ]:  # fmt: skip
+        see = (
+            "import sys; from resegment.cli import app\n"
+            f"try: app({words.split()!r})\n"
+            "except SystemExit as e: assert not e.code\n"
+            "print('SEEN', *(m.__file__ for n, m in list(sys.modules.items())"
+            " if n.split('.')[0] == 'resegment'))"
+        )
+        r = subprocess.run(
+            [sys.executable, "-c", see], cwd=w.path, env=w.env, capture_output=True, text=True
+        )
+        seen = next(line for line in r.stdout.splitlines() if line.startswith("SEEN")).split()[1:]
+        names = {str(Path(f).relative_to(w.path / "src/resegment")) for f in seen}
+        listed = {d["path"].removeprefix("src/resegment/") for d in lock[stage]["deps"]}
+        missing = {n for n in names if n.removesuffix(".py") not in plumbing} - listed
+        assert not {m for m in missing if not m.endswith("__init__.py")}, stage
+
+
+def test_a_run_is_added_removed_and_comes_back(w):
+    w.change(lambda t: t["campaigns"]["sample"].update(seeds=[0, 1]))
+    refused = w.sh("snakemake -n", ok=False)
+    assert refused.returncode and "run `resegment plan`" in refused.stdout + refused.stderr
+    w.sh("resegment plan")
+    w.snakemake()
+    ran = set(w.ran())
+    new = {f"{v} sample-tiny/{e}/s1" for v in ("train", "predict", "score")
+           for e in ("unet-drive", "rga-drive")}  # fmt: skip
+    assert ran == {"plan", *new, *TAIL}
+    w.clean()
+    two = (w.path / "reports/sample-tiny/scores.csv").read_text()
+
+    w.change(lambda t: t["campaigns"]["sample"].update(seeds=[0]))
+    w.sh("resegment plan")
+    w.snakemake()
+    assert w.ran() == ["plan"]  # the run-cache knows the gathering stages without it, too
+    assert (w.path / "reports/sample-tiny/scores.csv").read_text() != two
+    w.clean()
+
+    w.change(lambda t: t["campaigns"]["sample"].update(seeds=[0, 1]))
+    w.sh("resegment plan; dvc repro -q")
+    assert w.ran() == ["plan"]
+    assert (w.path / "reports/sample-tiny/scores.csv").read_text() == two
+    w.clean()
+
+
+def test_one_gpu_never_holds_two_trainings(w):
+    w.change(lambda t: t["budgets"]["tiny"]["train"].update(epochs=3))
+    w.snakemake(extra="--resources gpu=1")
+    times = {}
+    for what, line, at in w.log():
+        if line.split()[0] in ("train", "predict"):
+            times.setdefault(line, {})[what] = float(at)
+    spans = sorted((t["start"], t["end"]) for t in times.values())
+    assert len(spans) == 4
+    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+def test_without_a_gpu_one_line_says_so(w):
+    r = w.sh(f"resegment train {UNET}")
+    assert r.stderr.count("no GPU here: using the CPU") == 1
+
+
+def test_a_missing_dataset_stops_only_what_needs_it(w):
+    def edit(tree):
+        tree["active"] = ["sample", "drive"]
+        tree["campaigns"]["drive"] |= {"budget": "tiny", "seeds": [0],
+                                       "experiments": ["unet-drive"]}  # fmt: skip
+
+    w.change(edit)
+    w.rate("unet-drive", 0.05)
+    w.sh("resegment plan")
+    w.ran()
+    r = w.snakemake(ok=False)
+    assert r.returncode and "resegment data add drive PATH" in r.stdout + r.stderr
+    assert set(verbs(UNET)) < set(w.ran())  # the sample campaign was finished all the same
+    assert not {s for s in w.stale() if "sample" in s}
+
+
+def test_both_engines_started_together_train_nothing_twice(w):
+    w.rate("unet-drive", 0.2)
+    first = w.start("snakemake --cores 2 --resources gpu=2")
+    second = w.start("dvc --wait-for-lock repro")
+    first.wait(), second.wait()
+    w.snakemake()
+    assert [line for line in w.ran() if line.startswith("train")] == [f"train {UNET}"]
+    w.clean()
+
+
+def test_report_is_made_by_snakemake_too(w):
+    w.sh("snakemake --report report.html")
+    text = (w.path / "report.html").read_text()
+    assert "ledger.csv" in text and not re.search(r"<(script|link)[^>]+(src|href)=.https?:", text)
+
+
+def test_trace_agrees_everywhere_and_notices_what_was_edited(w):
+    def traced(run=UNET):
+        return json.loads(w.sh(f"resegment trace {run} f1 --json").stdout)
+
+    found = traced()
+    values = json.loads((w.path / paths.scores(UNET) / "metrics.json").read_text())
+    assert found["value"] == values["common"]["f1"]
+    assert all(found["agreement"].values()), found["agreement"]
+    lock = w.lock()
+    outs = {o["path"]: o["md5"] for s in lock.values() for o in s.get("outs", [])}
+    assert found["md5"]["maps"] == outs[f"runs/{UNET}/predictions"]
+
+    (w.path / f"runs/{UNET}/predictions/11.png").write_bytes(b"")
+    assert [k for k, ok in traced()["agreement"].items() if not ok] == [
+        "files on disk are those of dvc.lock"
+    ]
+    w.rate("rga-drive", 0.7)
+    assert (
+        not traced(RGA)["agreement"]["manifest has the parameters of params.yaml"]
+        or not (traced(RGA)["agreement"]["dvc.lock has the parameters of params.yaml"])
+    )

@@ -1,0 +1,271 @@
+"""The ledger on run folders made by the test, beside the papers' own tables."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy.stats import t as student
+
+from resegment import ledger, metrics, paths, published, stats
+from resegment.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PROTOCOL = "frame-network-images"
+F1 = {0: 0.8150, 1: 0.8170, 2: 0.8160}  # by seed; the paper's is 0.8166
+HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "data/published", tmp_path / "data/published")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stats, "intervals", intervals)
+    return tmp_path
+
+
+def intervals(folder, protocol, observer=False):
+    """Stands for the bootstrap: 0.01 to both sides of the value, 0.02 in seed 1."""
+    values = json.loads((Path(folder) / "metrics.json").read_text())
+    values = (values["observer2"] if observer else values)[protocol]
+    half = 0.02 if Path(folder).parent.name == "s1" else 0.01
+    known = {m: math.nan if values[m] is None else values[m] for m in metrics.METRICS}
+    return {m: (v - half, v + half) for m, v in known.items()}
+
+
+def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
+    """Run folders and resolved runs of one RGA-Net experiment on DRIVE."""
+    runs = []
+    for seed in seeds:
+        run = {
+            "run": f"drive-{budget}/rga-drive/s{seed}",
+            "campaign": f"drive-{budget}",
+            "experiment": "rga-drive",
+            "budget": budget,
+            "paper": "rga",
+            "dataset": "drive",
+            "rows_dataset": "drive",
+            "rows": ["rga-2-08", "rga-3-11"],
+            "seed": seed,
+            "protocol": PROTOCOL,
+        } | change
+        scores = paths.scores(run["run"])
+        scores.mkdir(parents=True)
+        own = dict.fromkeys(metrics.METRICS, 0.9) | {"f1": f1[seed], "se": 0.8, "sp": 0.98}
+        own |= {"threshold": 0.5, "n_images": 20, "split": "test"}
+        human = own | {"f1": 0.7881, "threshold": None, "auc": None, "ap": None}
+        every = {"common": own | {"f1": 0.7}, PROTOCOL: own}
+        written = every | {"observer2": dict.fromkeys(every, human)}
+        (scores / "metrics.json").write_text(json.dumps(written))
+        (scores / "roc.csv").write_text("protocol,fpr,tpr\ncommon,0,0\ncommon,0.01,0.8\n")
+        (scores / "pr.csv").write_text("protocol,recall,precision\ncommon,0.8,0.9\n")
+        folder = paths.run(run["run"])
+        history = ",".join(HISTORY) + f"\n1,0.001,0.6,0.7,0.4,0.9\n2,0.001,0.5,,0.{seed},0.9\n"
+        (folder / "history.csv").write_text(history)
+        (folder / "manifest.json").write_text(json.dumps({"model": {"total": 39639}}))
+        runs.append(run)
+    return runs
+
+
+def read(name: str, campaign: str = "drive-paper") -> pd.DataFrame:
+    return pd.read_csv(paths.reports(campaign) / f"{name}.csv", dtype=str, keep_default_na=False)
+
+
+def entry(row: str, metric: str, campaign: str = "drive-paper") -> pd.Series:
+    t = read("ledger", campaign)
+    (index,) = t.index[(t["row"] == row) & (t["metric"] == metric)]
+    return t.loc[index]
+
+
+CASES = {
+    "reduced budget": (("lite", 0.8166, 1e-4, 0.8166, None, (0.8, 0.9)), "not run"),
+    "reduced budget and contradiction": (
+        ("smoke", 0.8166, 1e-4, 0.8, None, (0.8, 0.9), "A and B"), "not run"),
+    "contradiction": (("paper", 0.8, 1e-4, 0.8, None, (0.7, 0.9), "A and B"), "not comparable"),
+    "inside both": (("paper", 0.8, 1e-4, 0.8, (0.79, 0.81), (0.7, 0.9)), "reproduced"),
+    "inside the seeds only": (("paper", 0.8, 1e-4, 0.81, (0.79, 0.83), (0.805, 0.815)),
+                              "reproduced"),
+    "inside the images only": (("paper", 0.8, 1e-4, 0.81, (0.805, 0.815), (0.79, 0.83)),
+                               "reproduced"),
+    "outside both, below": (("paper", 0.8, 1e-4, 0.81, (0.805, 0.815), (0.802, 0.818)),
+                            "not reproduced"),
+    "outside both, above": (("paper", 0.9, 1e-4, 0.81, (0.805, 0.815), (0.802, 0.818)),
+                            "not reproduced"),
+    "better is not reproduced": (("paper", 0.8, 1e-4, 0.95, None, (0.94, 0.96)), "not reproduced"),
+    "one seed, inside": (("paper", 0.8, 1e-4, 0.81, None, (0.79, 0.83)), "reproduced"),
+    "one seed, outside": (("paper", 0.7, 1e-4, 0.81, None, (0.79, 0.83)), "not reproduced"),
+    "rounding reaches the bound": (("paper", 0.7999, 2e-4, 0.81, None, (0.8, 0.83)), "reproduced"),
+    "rounding falls short": (("paper", 0.7998, 2e-4, 0.81, None, (0.8, 0.83)), "not reproduced"),
+    "one image: no interval": (("paper", 0.8, 1e-4, 0.81, None, (math.nan, math.nan)),
+                               "not reproduced"),
+    "a count that rounds to it": (("paper", 0.04, 0.01, 0.039639, None, None), "reproduced"),
+    "a count that does not": (("paper", 0.04, 0.01, 0.0223, None, None), "not reproduced"),
+    "undefined": (("paper", 0.8, 1e-4, math.nan, None, (math.nan, math.nan)), "not reproduced"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdict(case):
+    arguments, expected = CASES[case]
+    said, reason = ledger.verdict(*arguments)
+    assert said == expected
+    if said == "not run":
+        assert reason == f"paper budget not run; value shown is budget {arguments[0]}"
+    if said == "not comparable":
+        assert "A and B" in reason
+
+
+def test_seed_interval_is_students():
+    low, high = ledger.seed_interval([0.80, 0.82, 0.84])
+    assert (low + high) / 2 == pytest.approx(0.82)
+    # the tables' two-sided 95 % quantile for two degrees of freedom
+    assert (high - low) / 2 == pytest.approx(4.303 * 0.02 / math.sqrt(3), rel=1e-4)
+    assert ledger.seed_interval([0.8]) is None
+
+
+def test_three_seeds_at_the_papers_budget():
+    ledger.build("drive-paper", make())
+    found = entry("rga-2-08", "f1")
+    assert found["published"] == "0.8166" and found["mean"] == "0.816000"
+    assert found["sd"] == "0.001000" and found["n_seeds"] == "3"
+    assert found["difference"] == "-0.000600"
+    # per-seed bounds -0.01, -0.02, -0.01 of their values, averaged
+    assert float(found["image_ci_low"]) == pytest.approx(0.816 - 0.04 / 3, abs=1e-6)
+    assert float(found["image_ci_high"]) == pytest.approx(0.816 + 0.04 / 3, abs=1e-6)
+    half = student.ppf(0.975, 2) * 0.001 / math.sqrt(3)
+    assert f"seeds {0.816 - half:.4f} to {0.816 + half:.4f}" in found["reason"]
+    assert found["verdict"] == "reproduced"
+    assert found["method"] == "IAA + PD + UNET * (Dice + BCE)"
+    assert found["deviations"].split() == published.applying("rga")
+    assert found["runs"].split() == [f"drive-paper/rga-drive/s{i}" for i in range(3)]
+    assert found["protocol"] == PROTOCOL
+
+
+def test_every_measured_cell_of_the_named_rows_is_listed_once():
+    ledger.build("drive-paper", make())
+    t = read("ledger")
+    assert tuple(t.columns) == ledger.LEDGER
+    assert (t["row"] + "." + t["metric"]).to_list() == [
+        *(f"rga-2-08.{m}" for m in ("iou", "f1", "se", "precision", "acc")),  # no p value
+        *(f"rga-3-11.{m}" for m in ("se", "sp", "acc", "f1", "params_m")),
+    ]
+    verdicts = dict(zip(t["row"] + "." + t["metric"], t["verdict"], strict=True))
+    assert verdicts["rga-3-11.sp"] == "not comparable"
+    assert verdicts["rga-2-08.iou"] == "not reproduced"  # 0.9 against 0.6903
+    assert "0.9812" in entry("rga-3-11", "sp")["reason"].replace(" .", " 0.")
+
+
+def test_the_parameter_count_comes_from_the_manifest():
+    runs = make()
+    ledger.build("drive-paper", runs)
+    found = entry("rga-3-11", "params_m")
+    assert found["published"] == "0.04" and found["mean"] == "0.039639"
+    assert (found["protocol"], found["image_ci_low"]) == ("", "")
+    assert found["verdict"] == "reproduced"
+    (paths.run(runs[1]["run"]) / "manifest.json").write_text("{}")
+    ledger.build("drive-paper", runs)
+    assert "params_m" not in set(read("ledger")["metric"])
+
+
+def test_a_reduced_budget_is_never_a_reproduction():
+    ledger.build("drive-lite", make(budget="lite"))
+    t = read("ledger", "drive-lite")
+    assert set(t["verdict"]) == {"not run"} and len(t) == 10
+    assert set(t["reason"]) == {"paper budget not run; value shown is budget lite"}
+    assert entry("rga-2-08", "f1", "drive-lite")["mean"] == "0.816000"
+
+
+def test_one_seed_has_no_sd_and_stands_on_its_images():
+    ledger.build("drive-paper", make(seeds=(0,), f1={0: 0.8066 + 1e-7}))
+    found = entry("rga-2-08", "f1")
+    assert found["sd"] == "" and found["verdict"] == "reproduced"
+    assert "seeds" not in found["reason"]
+
+
+def test_runs_on_another_dataset_stand_beside_no_published_number():
+    ledger.build("drive-paper", make(dataset="sample"))
+    text = (paths.reports("drive-paper") / "ledger.csv").read_text()
+    assert text == ",".join(ledger.LEDGER) + "\n"
+    assert len(read("scores")) > 0
+
+
+def test_a_campaign_without_published_rows_has_an_empty_ledger():
+    ledger.build("drive-paper", make(rows=[], paper=None))
+    text = (paths.reports("drive-paper") / "ledger.csv").read_text()
+    assert text == ",".join(ledger.LEDGER) + "\n"
+
+
+def test_scores_have_every_metric_and_the_second_observer_once():
+    ledger.build("drive-paper", make())
+    t = read("scores")
+    assert tuple(t.columns) == ledger.SCORES
+    assert len(t) == 3 * 2 * len(metrics.METRICS) + 2 * (len(metrics.METRICS) - 2)
+    assert not t.duplicated(["experiment", "seed", "protocol", "metric"]).any()
+    human = t[t["seed"] == "observer2"]
+    assert not set(human["metric"]) & {"auc", "ap"}
+    assert set(human["threshold"]) == {""} and set(human["run"]) == {"drive-paper/rga-drive/s0"}
+    found = t[(t["seed"] == "1") & (t["protocol"] == PROTOCOL) & (t["metric"] == "f1")].iloc[0]
+    assert [found[k] for k in ("value", "ci_low", "ci_high", "threshold", "n_images")] == [
+        "0.817000", "0.797000", "0.837000", "0.500000", "20",
+    ]  # fmt: skip
+
+
+def test_an_undefined_metric_is_empty_not_nan():
+    ledger.build("drive-paper", make(f1=dict.fromkeys(F1)))
+    found = entry("rga-2-08", "f1")
+    assert [found[k] for k in ("mean", "sd", "difference", "image_ci_low")] == [""] * 4
+    assert found["verdict"] == "not reproduced"
+    assert "nan" not in (paths.reports("drive-paper") / "scores.csv").read_text()
+
+
+def test_curves_and_history_are_gathered():
+    ledger.build("drive-paper", make())
+    curves, history = read("curves"), read("history")
+    assert tuple(curves.columns) == ledger.CURVES and len(curves) == 9
+    assert curves.iloc[1].to_list() == ["rga-drive", "0", "common", "roc", "0.01", "0.8"]
+    assert curves.iloc[2].to_list() == ["rga-drive", "0", "common", "pr", "0.8", "0.9"]
+    assert tuple(history.columns) == ("experiment", "seed", *HISTORY)
+    assert history.iloc[5].to_list() == ["rga-drive", "2", "2", "0.001", "0.5", "", "0.2", "0.9"]
+
+
+def test_the_same_scores_give_the_same_bytes():
+    runs = make()
+    folder = paths.reports("drive-paper")
+    ledger.build("drive-paper", runs)
+    first = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert sorted(first) == ["curves.csv", "history.csv", "ledger.csv", "scores.csv"]
+    ledger.build("drive-paper", runs)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == first
+    with open(folder / "ledger.csv", newline="") as f:
+        assert all(len(r) == len(ledger.LEDGER) for r in csv.reader(f))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["rga-2-8"], "no row 'rga-2-8'.*rga-2-08"),
+        (["rga-4-08"], "rga-4-08, which was measured on chase_db1, not on drive"),
+        (["rga-3-06"], "rga-3-06, which was quoted"),
+    ],
+)
+def test_a_wrong_row_is_named_and_nothing_is_written(rows, message):
+    with pytest.raises(UserError, match=message):
+        ledger.build("drive-paper", make(rows=rows))
+    assert not paths.reports("drive-paper").exists()
+
+
+@pytest.mark.parametrize("name", ["scores/metrics.json", "scores/roc.csv", "history.csv"])
+def test_an_unfinished_run_is_named(name):
+    runs = make()
+    (paths.run(runs[1]["run"]) / name).unlink()
+    with pytest.raises(UserError, match=f"s1/{name} is missing: train and score drive-paper"):
+        ledger.build("drive-paper", runs)
+    assert not paths.reports("drive-paper").exists()
+
+
+def test_a_run_that_was_never_scored_under_its_protocol_is_named():
+    with pytest.raises(UserError, match="no protocol elsewhere: score drive-paper/rga-drive/s0"):
+        ledger.build("drive-paper", make(protocol="elsewhere"))

@@ -1,0 +1,185 @@
+"""The page a person reads: self-contained, every link resolves, everything escaped."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from test_figures import fake_campaign
+
+from resegment import figures, paths, report
+from resegment.errors import UserError
+
+NASTY = """<script>alert(1)</script>&"'{{7*7}}""".replace("/", "∕")  # a name no file system refuses
+
+
+class Page(HTMLParser):
+    """All start tags with their attributes, the text, and tags closed in order."""
+
+    VOID = {"meta", "link", "img", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def made(**options):
+    campaign, runs = fake_campaign(**options)
+    figures.build(campaign, runs)
+    report.build(campaign, runs)
+    html = (paths.reports(campaign) / "report.html").read_text(encoding="utf-8")
+    return html, Page(html), campaign, runs
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The page of a campaign with published rows, made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("checkout"))
+        yield made(dataset="drive", published=True)
+
+
+def test_nothing_is_loaded_from_elsewhere(full):
+    html, page, _, _ = full
+    for _, attrs in page.tags:
+        for key in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attrs.get(key, "#").startswith(("#", "data:"))
+    assert "url(" not in html and "@import" not in html and "fetch(" not in html
+    assert "default-src 'none'" in html
+
+
+def test_every_link_resolves_and_ids_are_unique(full):
+    _, page, _, runs = full
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids)) and not any(" " in i for i in ids)
+    links = [a["href"][1:] for a in page.all("a")]
+    assert set(links) <= set(ids)
+    for _, attrs in page.tags:
+        for key in ("aria-labelledby", "for"):
+            assert attrs.get(key) is None or attrs[key] in ids
+    panels = [a["id"] for a in page.all("details") if "id" in a]
+    assert len(panels) == len(runs) and set(panels) <= set(links)
+
+
+def test_a_reader_without_eyes_or_mouse_finds_everything(full):
+    _, page, _, _ = full
+    names = [tag for tag, _ in page.tags]
+    assert {"header", "nav", "main", "footer"} <= set(names) and names.count("h1") == 1
+    assert names.count("table") == names.count("caption") > 8
+    assert all(th.get("scope") in ("col", "row") for th in page.all("th"))
+    assert all(len(img["alt"]) > 30 for img in page.all("img"))
+    assert page.all("html")[0]["lang"] == "en"
+
+
+def test_the_pictures_inside_are_those_on_disk(full):
+    """Lossless: the page holds the very pixels of pictures/, the very bytes of figures/."""
+    _, page, campaign, _ = full
+    folder = paths.reports(campaign)
+    inside = [img["src"].split(",")[1] for img in page.all("img")]
+    inside = [base64.b64decode(data) for data in inside]
+    assert len(inside) == 7
+    for path in folder.glob("figures/*.svg"):
+        assert path.read_bytes() in inside
+    webp = [
+        cv2.imdecode(np.frombuffer(b, np.uint8), cv2.IMREAD_COLOR) for b in inside if b[:1] == b"R"
+    ]
+    for path in folder.glob("pictures/*.png"):
+        want = cv2.imread(str(path))
+        assert any(p.shape == want.shape and (p == want).all() for p in webp)
+
+
+def test_scores_are_means_with_sd_and_interval_and_lead_to_their_runs(full):
+    _, page, campaign, _ = full
+    scores = pd.read_csv(paths.reports(campaign) / "scores.csv", dtype={"seed": str})
+    scores = scores[(scores.metric == "f1") & (scores.seed != "observer2")]
+    for name in ("net-a", "net-b"):
+        for protocol in ("common", "frame-network"):
+            rows = scores[(scores.experiment == name) & (scores.protocol == protocol)]
+            mean, sd = rows.value.mean(), rows.value.std(ddof=1)
+            low, high = rows.ci_low.mean(), rows.ci_high.mean()
+            assert f"{mean:.4f} ± {sd:.4f}" in page.text
+            assert protocol != "common" or f"± {sd:.4f} {low:.3f}–{high:.3f}" in page.text
+    assert "second observer drive 4 images – – 0.7850 0.9600" in page.text
+    assert {"runs-net-a", "runs-net-b"} <= {a["href"][1:] for a in page.all("a")}
+
+
+def test_the_ledger_has_its_verdicts_reasons_and_deviations(full):
+    _, page, _, _ = full
+    assert "1 was reproduced, 1 was not reproduced, 1 was not comparable and 1 was not" in page.text
+    for words in ("inside the interval", "the row contradicts itself", "STARE is not here"):
+        assert words in page.text
+    assert "0.8171 ± 0.0012 0.800–0.840 +0.0005 ✓ reproduced" in page.text
+    assert "40 K parameters, text gives 22 K" in page.text  # named by the ledger
+    assert "bcdu-01-depth" not in page.text  # neither named nor of a paper in this campaign
+
+
+def test_a_run_says_parameters_data_code_and_weights(full):
+    _, page, _, runs = full
+    for fact in ("a" * 64, "b" * 64, "c" * 64, "d" * 32, "0123456789abcdef", "1.3 min", "2.13.0"):
+        assert page.text.count(fact) >= len(runs)
+    assert f"resegment trace {runs[0]['run']} auc" in page.text
+
+
+def test_a_reduced_budget_and_sample_data_are_said_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, page, campaign, runs = made()
+    sentence = "Budget smoke: a declared reduction; no number here reproduces a paper."
+    assert page.text.index(sentence) < page.text.index("What was asked")
+    assert page.text.index("Procedural sample data") < page.text.index("What was asked")
+    assert "Nothing to compare" in page.text and "reproduced," not in page.text
+    report.build(campaign, runs)
+    assert Page((paths.reports(campaign) / "report.html").read_text()).tags == page.tags
+    (paths.run(runs[0]["run"]) / "manifest.json").unlink()
+    with pytest.raises(UserError, match="manifest.json is not here"):
+        report.build(campaign, runs)
+
+
+def test_the_paper_budget_has_no_warning_and_one_seed_no_sd(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    campaign, runs = fake_campaign(names=("net-a",), budget="paper", dataset="drive")
+    path = paths.reports(campaign) / "scores.csv"
+    scores = pd.read_csv(path, dtype={"seed": str})
+    scores[scores.seed != "1"].to_csv(path, index=False)
+    figures.build(campaign, runs[:1])
+    report.build(campaign, runs[:1])
+    page = Page((paths.reports(campaign) / "report.html").read_text())
+    assert "declared reduction" not in page.text and "Procedural" not in page.text
+    assert "0.8150 0.794–0.832" in page.text and "± nan" not in page.text
+    assert {"run-net-a-s0"} <= {a["href"][1:] for a in page.all("a")}
+
+
+def test_nasty_names_are_escaped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    html, page, campaign, runs = made(names=(NASTY, "net-b"))
+    assert NASTY not in html and NASTY in page.text
+    assert len(page.all("script")) == 1
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids)) and {a["href"][1:] for a in page.all("a")} <= set(ids)
+    path = paths.run(runs[2]["run"]) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["device"]["name"] = "</td><img src=x onerror=alert(1)>"
+    path.write_text(json.dumps(manifest))
+    report.build(campaign, runs)
+    page = Page((paths.reports(campaign) / "report.html").read_text())
+    assert not any("onerror" in attrs for _, attrs in page.tags)

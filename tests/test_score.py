@@ -1,0 +1,409 @@
+"""From probability maps on disk to score files, and how sure these numbers are."""
+
+import csv
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+
+from resegment import files, metrics, paths, stats
+from resegment.errors import UserError
+from resegment.geometry import to_network, to_network_mask
+from resegment.protocols import COMMON, Protocol
+from resegment.score import score
+
+RUN = "toy-lite/unet/s0"
+SAME = {"resize": None, "pad": None}
+PAD = {"resize": None, "pad": [32, 40]}
+RESIZE = {"resize": [16, 20], "pad": None}
+SPLITS = {"a": "train", "b": "val", "c": "test", "d": "test", "e": "test"}
+PROTOCOLS = {
+    "common": COMMON,
+    "paper": Protocol("frame", "network", "images", 0.5),
+}
+
+
+def write_native(folder, images):
+    """images: id -> (label, fov, observer2 or None), bool."""
+    folder.mkdir(parents=True)
+    rows = ["id,subject,height,width,image,label,fov,fov_source,observer2"]
+    for name, masks in images.items():
+        for kind, mask in zip(("label", "fov", "observer2"), masks, strict=True):
+            if mask is not None:
+                cv2.imwrite(str(folder / f"{name}_{kind}.png"), mask * np.uint8(255))
+        second = "" if masks[2] is None else f"{name}_observer2.png"
+        stem = f"{name},{name},{masks[0].shape[0]},{masks[0].shape[1]},{name}_image.png"
+        rows.append(f"{stem},{name}_label.png,{name}_fov.png,given,{second}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+
+
+def write_maps(maps, geometry, run=RUN):
+    paths.predictions(run).mkdir(parents=True, exist_ok=True)
+    for name, v in maps.items():
+        cv2.imwrite(str(paths.predictions(run) / f"{name}.png"), to_network(v, geometry))
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Five images of 24 x 30 in data/native/toy, and native-size maps to be placed as needed."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(5)
+    images, maps = {}, {}
+    for name in SPLITS:
+        label = cv2.blur(rng.random((24, 30)), (3, 3)) > 0.6
+        fov = np.hypot(*np.ogrid[-12:12, -15:15]) < 12.5
+        observer2 = label ^ (rng.random(label.shape) < 0.05)
+        images[name] = label, fov, observer2 if name != "a" else None
+        p = np.clip(rng.normal(np.where(label, 0.6, 0.3), 0.2), 0, 1)
+        maps[name] = np.rint(p * 65535).astype(np.uint16)
+    write_native(paths.native("toy"), images)
+    return images, maps
+
+
+def read(name, run=RUN):
+    path = paths.scores(run) / name
+    if name.endswith(".json"):
+        return json.loads(path.read_text())
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def against_sklearn(p, label, t):
+    return {
+        "se": sk.recall_score(label, p > t),
+        "sp": sk.recall_score(~label, p <= t),
+        "acc": sk.accuracy_score(label, p > t),
+        "precision": sk.precision_score(label, p > t),
+        "f1": sk.f1_score(label, p > t),
+        "iou": sk.jaccard_score(label, p > t),
+        "mcc": sk.matthews_corrcoef(label, p > t),
+        "auc": sk.roc_auc_score(label, p),
+        "ap": sk.average_precision_score(label, p),
+    }
+
+
+def test_score_files_agree_with_sklearn(toy):
+    images, maps = toy
+    write_maps(maps, RESIZE)
+    score(
+        RUN,
+        "toy",
+        RESIZE,
+        {**PROTOCOLS, "small": Protocol("fov", "network", "pixels", 0.5)},
+        SPLITS,
+    )
+    found, rows = read("metrics.json"), read("images.csv")
+    small = {k: to_network(v, RESIZE) / 65535 for k, v in maps.items()}
+    labels = {k: to_network_mask(v[0], RESIZE) for k, v in images.items()}
+    fovs = {k: to_network_mask(v[1], RESIZE) for k, v in images.items()}
+
+    each = [against_sklearn(small[k].ravel(), labels[k].ravel(), 0.5) for k in "cde"]
+    for name in metrics.METRICS:
+        assert found["paper"][name] == pytest.approx(np.mean([e[name] for e in each]), rel=1e-8)
+    p = np.concatenate([small[k][fovs[k]] for k in "cde"])
+    y = np.concatenate([labels[k][fovs[k]] for k in "cde"])
+    assert {k: found["small"][k] for k in metrics.METRICS} == pytest.approx(
+        against_sklearn(p, y, 0.5), rel=1e-8
+    )
+    assert found["small"]["prevalence"] == pytest.approx(y.mean(), rel=1e-8)
+
+    restored = {k: cv2.resize(to_network(v, RESIZE), (30, 24)) / 65535 for k, v in maps.items()}
+    p = np.concatenate([restored[k][images[k][1]] for k in "cde"])
+    y = np.concatenate([images[k][0][images[k][1]] for k in "cde"])
+    t = found["common"]["threshold"]
+    assert {k: found["common"][k] for k in metrics.METRICS} == pytest.approx(
+        against_sklearn(p, y, t), rel=1e-8
+    )
+    p, y = restored["a"][images["a"][1]], images["a"][0][images["a"][1]]
+    assert sk.f1_score(y, p > t) == max(sk.f1_score(y, p > k) for k in np.unique(p))
+
+    assert len(rows) == 15 and [r["id"] for r in rows[:5]] == list("abcde")
+    assert [r["split"] for r in rows[:5]] == list(SPLITS.values())
+    paper = [r for r in rows if r["protocol"] == "paper" and r["split"] == "test"]
+    for row, expected in zip(paper, each, strict=True):
+        assert {k: float(row[k]) for k in expected} == pytest.approx(expected, rel=1e-8)
+    assert found["common"]["n_images"] == 3 and found["common"]["split"] == "test"
+    for name, (x, y) in {"roc.csv": ("fpr", "tpr"), "pr.csv": ("recall", "precision")}.items():
+        curve = [r for r in read(name) if r["protocol"] == "small"]
+        assert 100 < len(curve) <= 512 and float(curve[-1][x]) == 1 and 0 <= float(curve[9][y]) <= 1
+    with np.load(paths.scores(RUN) / "histograms.npz") as stored:
+        assert stored["counts"].shape == (5, 2, 2, 2, 65536) and stored["counts"].dtype == np.uint32
+        assert stored["spaces"].tolist() == ["native", "network"]
+        assert stored["ids"].tolist() == list("abcde") and stored["splits"][4] == "test"
+        assert (stored["counts"].sum((2, 3, 4)) == [24 * 30, 16 * 20]).all()
+    assert set(read("manifest.json")["files"]) == {
+        "histograms.npz", "images.csv", "metrics.json", "roc.csv", "pr.csv"
+    }  # fmt: skip
+
+
+def test_padding_is_undone_exactly_and_counts_in_the_network_frame(toy):
+    _, maps = toy
+    framed = {**PROTOCOLS, "frame": Protocol("frame", "native", "pixels", 0.5)}
+    framed["network"] = Protocol("frame", "network", "pixels", 0.5)
+    found = {}
+    for name, geometry in {"same": SAME, "pad": PAD}.items():
+        run = f"toy-lite/{name}/s0"
+        write_maps(maps, geometry, run)
+        score(run, "toy", geometry, framed, SPLITS)
+        found[name] = read("metrics.json", run)
+    for name in ("common", "frame"):
+        assert found["pad"][name] == found["same"][name]
+    extra = 3 * (32 * 40 - 24 * 30)
+    assert found["pad"]["network"]["tn"] == found["same"]["network"]["tn"] + extra
+    assert found["pad"]["network"]["tp"] == found["same"]["network"]["tp"] > 0
+
+
+def test_second_observer_is_scored_where_every_test_image_has_one(toy):
+    images, maps = toy
+    write_maps(maps, SAME)
+    score(RUN, "toy", SAME, PROTOCOLS, SPLITS)
+    second = read("metrics.json")["observer2"]
+    inside = [(images[k][2][images[k][1]], images[k][0][images[k][1]]) for k in "cde"]
+    p, y = map(np.concatenate, zip(*inside, strict=True))
+    assert second["common"]["f1"] == pytest.approx(sk.f1_score(y, p), rel=1e-8)
+    assert second["common"]["threshold"] is second["common"]["auc"] is None
+    f1 = [sk.f1_score(images[k][0].ravel(), images[k][2].ravel()) for k in "cde"]
+    assert second["paper"]["f1"] == pytest.approx(np.mean(f1), rel=1e-8)
+    low, high = stats.intervals(paths.scores(RUN), "common", observer=True)["f1"]
+    assert low <= second["common"]["f1"] <= high and low < high
+    # image a has none
+    score(RUN, "toy", SAME, PROTOCOLS, {"a": "test", "b": "train"})
+    assert "observer2" not in read("metrics.json")
+    with pytest.raises(UserError, match="no second observer"):
+        stats.intervals(paths.scores(RUN), "common", observer=True)
+
+
+def test_equal_inputs_give_equal_bytes(toy):
+    write_maps(toy[1], SAME)
+    found = []
+    for _ in range(2):
+        score(RUN, "toy", SAME, PROTOCOLS, SPLITS)
+        found.append({p.name: files.md5(p) for p in paths.scores(RUN).iterdir()})
+    assert found[0] == found[1] and len(found[0]) == 6
+    with zipfile.ZipFile(paths.scores(RUN) / "histograms.npz") as z:
+        assert {i.date_time for i in z.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    numbers = [v for r in read("images.csv") for k, v in r.items() if k in metrics.METRICS]
+    assert max(len(v.split("e")[0].replace(".", "").strip("-0")) for v in numbers) <= 9
+    assert [p.name for p in paths.run(RUN).iterdir() if p.name.startswith(".")] == []
+
+
+def test_undefined_is_empty_in_csv_and_null_in_json(toy):
+    images, maps = toy
+    for name in "cde":
+        maps[name][:] = 0
+    write_maps(maps, SAME)
+    score(RUN, "toy", SAME, PROTOCOLS, SPLITS)
+    row = [r for r in read("images.csv") if r["id"] == "c"][0]
+    assert (row["precision"], row["mcc"], row["se"], row["tp"]) == ("", "", "0", "0")
+    assert read("metrics.json")["common"]["precision"] is None
+    low, high = stats.intervals(paths.scores(RUN), "common")["precision"]
+    assert np.isnan(low) and np.isnan(high)
+
+
+def test_what_is_missing_or_ill_sized_is_named_with_its_remedy(toy):
+    _, maps = toy
+    write_maps(maps, RESIZE)
+    one = paths.predictions(RUN) / "c.png"
+
+    def fails(text, geometry=RESIZE, splits=SPLITS, protocols=PROTOCOLS, dataset="toy"):
+        with pytest.raises(UserError, match=text):
+            score(RUN, dataset, geometry, protocols, splits)
+        assert not paths.scores(RUN).exists()
+
+    fails("a.png is 16x20, its recipe makes 24x30: predict toy-lite/unet/s0 again", SAME)
+    fails("native/toy/manifest.csv has no image f, z", splits={**SPLITS, "z": "test", "f": "val"})
+    fails("native/other/manifest.csv is missing: prepare", dataset="other")
+    fails("none may be called observer2", protocols={"observer2": COMMON})
+    fails("no image of the split is in train", splits={"c": "test"})
+    cv2.imwrite(str(one), np.zeros((16, 20), np.uint8))
+    fails("c.png is no 16-bit gray map")
+    one.write_bytes(b"torn")
+    fails("c.png cannot be read as an image: run the prediction")
+    one.unlink()
+    fails("c.png is missing: run the prediction of toy-lite/unet/s0 again")
+    write_maps(maps, RESIZE)
+    cv2.imwrite(str(paths.native("toy") / "d_fov.png"), np.zeros((9, 9), np.uint8))
+    fails(r"d_fov.png has the shape \(9, 9\), its manifest says 24x30 gray: prepare")
+    (paths.native("toy") / "d_fov.png").unlink()
+    fails("d_fov.png is missing: prepare the data set toy again")
+
+
+def hists_of(seed, n=6, size=400, spread=0.2):
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(n):
+        label = rng.random((1, size)) < rng.uniform(0.1, 0.3)
+        p = np.clip(rng.normal(np.where(label, 0.6, 0.3), rng.uniform(0.5, 1.5) * spread), 0, 1)
+        v = np.rint(p * 65535).astype(np.uint16)
+        out.append(metrics.histogram(v, label, np.ones_like(label)))
+    return np.stack(out)
+
+
+def test_resampled_metrics_equal_the_metrics_of_the_resampled_images():
+    hists, draws = hists_of(0), stats.resample(6, 40)
+    assert (draws.sum(1) == 6).all() and (draws == stats.resample(6, 40)).all()
+    for pooling in ("pixels", "images"):
+        got = stats.bootstrap(hists, 0.45, pooling, draws)
+        for b, w in enumerate(draws):
+            drawn = np.repeat(hists, w, axis=0)
+            if pooling == "pixels":
+                one = metrics.score(drawn.sum(0), 0.45)
+            else:
+                one = {k: v.mean() for k, v in metrics.score(drawn, 0.45).items()}
+            # only the pooled AP is approximated (levels merged into bins)
+            assert {k: got[k][b] for k in metrics.METRICS} == pytest.approx(
+                {k: one[k] for k in metrics.METRICS}, abs=1e-5
+            )
+            assert got["auc"][b] == pytest.approx(one["auc"], abs=1e-12)
+
+
+def test_merging_levels_moves_ap_by_less_than_a_thousandth_of_its_interval():
+    hists, draws = hists_of(1, 10, 60_000), stats.resample(10, 60)
+    exact = metrics.ap(np.einsum("bi,icv->bcv", draws, hists))
+    low, high = stats.percentile_interval(exact)
+    assert np.abs(stats.resampled_ap(draws, hists) - exact).max() < (high - low) / 1000
+    once = np.ones((1, 10), int)
+    assert stats.resampled_ap(once, hists, 32) == pytest.approx(metrics.ap(hists.sum(0)), abs=1e-12)
+
+
+def test_undefined_images_leave_the_resampled_mean():
+    draws = np.array([[2, 0], [0, 2], [1, 1]])
+    got = stats.resampled_means(draws, np.array([np.nan, 0.5]))
+    np.testing.assert_array_equal(got, [np.nan, 0.5, 0.5])
+
+
+def test_interval_of_equal_images_is_a_point_and_of_undefined_ones_undefined():
+    hists = np.repeat(hists_of(2, 1), 5, axis=0)
+    for pooling in ("pixels", "images"):
+        samples = stats.bootstrap(hists, 0.5, pooling, stats.resample(5))
+        for name, value in metrics.score(hists[0], 0.5).items():
+            if name in metrics.METRICS:
+                got = stats.percentile_interval(samples[name])
+                assert got == pytest.approx((value, value), abs=1e-12)
+    hists[:, 1] = 0
+    samples = stats.bootstrap(hists, 0.5, "pixels", stats.resample(5))
+    assert all(np.isnan(samples[k]).all() for k in ("se", "auc", "ap", "mcc"))
+    assert np.isnan(stats.percentile_interval(samples["auc"])).all()
+    assert not np.isnan(samples["sp"]).any()
+
+
+def test_interval_covers_a_known_mean_about_as_often_as_it_says():
+    rng, draws = np.random.default_rng(4), stats.resample(40)
+    bounds = np.array(
+        [
+            stats.percentile_interval(stats.resampled_means(draws, rng.normal(0.8, 0.02, 40)))
+            for _ in range(400)
+        ]
+    )
+    covered = ((bounds[:, 0] < 0.8) & (0.8 < bounds[:, 1])).mean()
+    assert 0.91 < covered < 0.97  # 0.95 less what 40 images cost; sd of this estimate is 0.011
+    width = (bounds[:, 1] - bounds[:, 0]).mean()
+    assert width == pytest.approx(2 * 1.96 * 0.02 / 40**0.5, rel=0.05)
+
+
+def test_intervals_of_a_scores_folder(toy):
+    write_maps(toy[1], SAME)
+    score(RUN, "toy", SAME, PROTOCOLS, SPLITS)
+    for name in PROTOCOLS:
+        found, value = stats.intervals(paths.scores(RUN), name), read("metrics.json")[name]
+        assert set(found) == set(metrics.METRICS)
+        assert all(low <= value[k] <= high and low < high for k, (low, high) in found.items())
+    with pytest.raises(UserError, match="has no protocol typo: score the run again"):
+        stats.intervals(paths.scores(RUN), "typo")
+    score(RUN, "toy", SAME, PROTOCOLS, {"a": "train", "c": "test"})
+    assert np.isnan(list(stats.intervals(paths.scores(RUN), "common").values())).all()
+
+
+def test_seeds_and_paired_tests(toy):
+    assert stats.over_seeds([1.0, 2.0, 4.0]) == pytest.approx((7 / 3, (7 / 3) ** 0.5))
+    assert stats.over_seeds([0.8])[0] == 0.8 and np.isnan(stats.over_seeds([0.8])[1])
+    # six differences of one sign: 2 of 2^6 sign patterns are as extreme
+    a = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert stats.wilcoxon_p(a * 2, a) == pytest.approx(2 / 64)
+    assert stats.wilcoxon_p([*a * 2, np.nan], [*a, 0.5]) == pytest.approx(2 / 64)
+    assert stats.wilcoxon_p(a, a) == 1.0 and np.isnan(stats.wilcoxon_p([np.nan], [1.0]))
+    # Holm by hand: sorted .005 .01 .03 .04 times 4 3 2 1, then never falling
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6, 0.5]).tolist() == [1.0, 1.0] and len(stats.holm([])) == 0
+
+    _, maps = toy
+    other = "toy-lite/unet/s1"
+    for run, shift in ((RUN, 0), (other, 1500)):
+        write_maps({k: v // 2 + np.uint16(shift) for k, v in maps.items()}, SAME, run)
+        score(run, "toy", SAME, PROTOCOLS, SPLITS)
+    folders = paths.scores(RUN), paths.scores(other)
+    assert stats.compare(*folders, "common", "auc") == 1.0  # a shift changes no rank
+    assert stats.compare(*folders, "paper", "se") == pytest.approx(0.25)  # 2 of 2^3
+    score(other, "toy", SAME, PROTOCOLS, {"a": "train", "d": "test"})
+    with pytest.raises(UserError, match="do not hold the same test images"):
+        stats.compare(*folders, "common", "f1")
+
+
+@pytest.fixture
+def drive(tmp_path, monkeypatch):
+    """The 20 test images of DRIVE in data/native/drive; maps made of the second observer."""
+    root = os.environ.get("RESEGMENT_REAL_DATA")
+    if not root:
+        pytest.skip("RESEGMENT_REAL_DATA is not set: no real DRIVE")
+    imageio = pytest.importorskip("imageio.v3")
+    monkeypatch.chdir(tmp_path)
+    images, maps, rng = {}, {}, np.random.default_rng(0)
+    with zipfile.ZipFile(Path(root) / "DRIVE" / "test.zip") as z:
+        for i in range(1, 21):
+            names = (
+                f"1st_manual/{i:02}_manual1.gif",
+                f"mask/{i:02}_test_mask.gif",
+                f"2nd_manual/{i:02}_manual2.gif",
+            )
+            read_ = [np.squeeze(imageio.imread(io.BytesIO(z.read(f"test/{n}")))) for n in names]
+            masks = tuple((m if m.ndim == 2 else m[..., 0]) > 127 for m in read_)
+            images[f"{i:02}"] = masks
+            p = cv2.GaussianBlur(masks[2].astype(np.float32), (0, 0), 1.5)
+            p = np.clip(p + rng.normal(0, 0.05, p.shape), 0, 1)
+            maps[f"{i:02}"] = np.rint(p * 65535).astype(np.uint16)
+    write_native(paths.native("drive"), images)
+    write_maps(maps, SAME)
+    protocols = {
+        "fov": Protocol("fov", "native", "pixels", 0.4),
+        "frame": Protocol("frame", "native", "pixels", 0.4),
+    }
+    score(RUN, "drive", SAME, protocols, dict.fromkeys(images, "test"))
+    return images, maps
+
+
+def test_real_drive_agrees_with_sklearn_and_convinces_a_referee(drive):
+    images, maps = drive
+    p = np.concatenate([maps[k][images[k][1]] / 65535 for k in images])
+    y = np.concatenate([images[k][0][images[k][1]] for k in images])
+    found = read("metrics.json")["fov"]
+    assert {k: found[k] for k in metrics.METRICS} == pytest.approx(
+        against_sklearn(p, y, 0.4), abs=1e-6
+    )
+    # the pixels inside the FOV that mlscorecheck's authors counted
+    assert (found["tp"] + found["fn"], found["tn"] + found["fp"]) == (577_649, 3_960_494)
+    second = read("metrics.json")["observer2"]["fov"]
+    assert second["f1"] == pytest.approx(0.788, abs=0.005)
+    for name, (low, high) in stats.intervals(paths.scores(RUN), "fov").items():
+        assert low < found[name] < high and high - low < 0.05
+
+    from mlscorecheck.check.bundles.retina import check_drive_vessel_aggregated_som_assumption
+
+    def refuses(protocol, assumption):
+        values = read("metrics.json")[protocol]
+        scores = {"acc": values["acc"], "sens": values["se"], "spec": values["sp"]}
+        return check_drive_vessel_aggregated_som_assumption(
+            imageset="test",
+            annotator=1,
+            assumption=assumption,
+            scores={k: round(v, 4) for k, v in scores.items()},
+            eps=1e-4,
+        )["inconsistency"]
+
+    assert not refuses("fov", "fov") and not refuses("frame", "all")
+    assert refuses("fov", "all") and refuses("frame", "fov")

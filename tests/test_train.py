@@ -1,0 +1,256 @@
+"""Training: same seed, same bytes; killed, it resumes bit for bit; mistakes are said."""
+
+import copy
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from resegment import augment, checkpoint, config, files, paths, train
+from resegment.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def base(root):
+    """A run of the sample campaign with a budget of seconds."""
+    run = config.find(config.load(root / "params.yaml"), "sample-smoke/unet-drive/s0")
+    run["model"]["options"] = {"width": 4, "depth": 2, "norm": True}
+    run["train"] |= {"epochs": 4, "samples_per_epoch": 12, "batch_size": 4}
+    run["train"]["augment"]["crop"] = 32
+    return run
+
+
+@pytest.fixture
+def run(base, tmp_path, monkeypatch):
+    """In an empty folder with a prepared set of four pairs, one of them for validation."""
+    monkeypatch.chdir(tmp_path)
+    folder = paths.prepared("sample", "native")
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(4):
+        label = cv2.GaussianBlur(rng.random((40, 44)), (0, 0), 3) > 0.5
+        image = (60 + 90 * ~label[..., None] + rng.integers(0, 40, (40, 44, 3))).astype(np.uint8)
+        row = dict(sample=i, id=i, split="val" if i == 3 else "train", operation="none", angle=0,
+                   image=f"{i}_image.png", label=f"{i}_label.png")  # fmt: skip
+        cv2.imwrite(str(folder / row["image"]), image)
+        cv2.imwrite(str(folder / row["label"]), label.astype(np.uint8) * 255)
+        rows.append(row)
+    with open(folder / "manifest.csv", "w", newline="") as f:
+        table = csv.DictWriter(f, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    files.write_manifest(folder)
+    return copy.deepcopy(base)
+
+
+def fit(run, name="out"):
+    out = paths.Path(name)
+    train.fit(run, config.trained_by(run), paths.prepared("sample", "native"), out, "cpu", {})
+    return files.md5(out / "weights.safetensors"), (out / "history.csv").read_text()
+
+
+def fresh(run, name, **change):
+    """Train a changed copy from nothing."""
+    run = copy.deepcopy(run)
+    for key, value in change.items():
+        (run if key in run else run["train"])[key] = value
+    checkpoint.remove(run["run"])
+    return fit(run, name)
+
+
+def test_same_seed_same_bytes_and_two_seeds_differ(run):
+    first = fresh(run, "a")
+    assert fresh(run, "b") == first
+    assert fresh(run, "c", seed=1)[0] != first[0]
+
+
+def test_workers_change_nothing(run):
+    first = fresh(run, "a")
+    again = fresh(run, "b", workers=2)
+    assert again[1] == first[1]
+    assert torch.equal(*(weights(n)["head.weight"] for n in "ab"))
+
+
+def weights(name):
+    from safetensors.torch import load_file
+
+    return load_file(paths.Path(name) / "weights.safetensors")
+
+
+SCHEDULES = [
+    ({"name": "onecycle"}, {"name": "adam", "lr": 0.01}),
+    ({"name": "plateau", "patience": 1}, {"name": "adamw", "lr": 0.01, "weight_decay": 0.01}),
+    ({"name": "step", "milestones": [2]}, {"name": "sgd", "lr": 0.1, "momentum": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("schedule", "optimiser"), SCHEDULES)
+def test_a_training_cut_between_epochs_resumes_to_the_same_bytes(
+    run, schedule, optimiser, monkeypatch
+):
+    run["train"]["schedule"] |= schedule
+    run["train"]["optimiser"] |= optimiser
+    run["train"]["monitor"] = "val_loss"
+    whole = fresh(run, "whole")
+    checkpoint.remove(run["run"])
+    save = checkpoint.save
+
+    def save_and_die(file, state):
+        save(file, state)
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        fit(run, "cut")
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert fit(run, "cut") == whole
+    assert json.loads(paths.Path("cut/manifest.json").read_text())["resumed_after_epoch"] == 2
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_resumes_to_the_same_bytes(run):
+    run["train"] |= {"epochs": 6, "samples_per_epoch": 200}
+    whole = fresh(run, "whole")
+    paths.Path("run.json").write_text(json.dumps(run))
+    script = (
+        "import json; from resegment import config, train, paths\n"
+        "run = json.load(open('run.json'))\n"
+        "train.fit(run, config.trained_by(run), paths.prepared('sample', 'native'),"
+        " paths.Path('cut'), 'cpu', {})"
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        checkpoint.remove(run["run"])
+        killed = 0
+        while True:
+            process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+            process.stdout.readline()  # the first sign of life: an epoch, or "resumed"
+            time.sleep(rng.uniform(0, 0.6))
+            process.send_signal(signal.SIGKILL) if killed < 2 else process.wait()
+            killed += 1
+            if process.wait() == 0:
+                break
+        assert files.md5("cut/weights.safetensors") == whole[0]
+        assert paths.Path("cut/history.csv").read_text() == whole[1]
+        assert killed > 1
+
+
+@pytest.mark.parametrize("change", ["parameters", "data", "code"])
+def test_a_checkpoint_of_something_else_is_not_resumed(run, change, capsys, monkeypatch):
+    monkeypatch.setattr(train.checkpoint, "remove", lambda _: None)
+    fit(run, "a")
+    if change == "parameters":
+        run["train"]["loss"] = {"dice": 1.0}
+    elif change == "data":
+        files.write_manifest(paths.prepared("sample", "native"), other=1)
+    else:
+        monkeypatch.setattr(train, "md5", lambda _: "other code")
+    capsys.readouterr()
+    fit(run, "b")
+    assert "resumed" not in capsys.readouterr().out
+
+
+def test_a_torn_checkpoint_costs_its_epochs_only(run, capsys):
+    whole = fit(run, "a")
+    [file] = paths.CHECKPOINTS.rglob("*.pt")
+    file.write_bytes(file.read_bytes()[:100])
+    assert fit(run, "b") == whole
+    assert "unreadable" in capsys.readouterr().out
+
+
+def test_it_learns(run):
+    run["train"] |= {"epochs": 8, "samples_per_epoch": 32}
+    rows = list(csv.DictReader(fit(run)[1].splitlines()))
+    assert float(rows[-1]["train_loss"]) < 0.5 * float(rows[0]["train_loss"])
+    assert float(rows[-1]["val_f1"]) > 0.9
+
+
+def test_best_weights_are_those_of_the_best_epoch(run):
+    run["train"] |= {"monitor": "val_f1", "weights": "best"}
+    rows = list(csv.DictReader(fresh(run, "best")[1].splitlines()))
+    scores = [float(r["val_f1"]) for r in rows]
+    best = json.loads(paths.Path("best/manifest.json").read_text())["best_epoch"]
+    assert best == scores.index(max(scores)) + 1
+    if best < len(rows):  # a training cut at that epoch with `last` ends in the same weights
+        fresh(run, "last", weights="last")
+        same = [torch.equal(weights("best")[k], weights("last")[k]) for k in weights("best")]
+        assert not all(same)
+
+
+def test_early_stopping_stops_after_patience_epochs(run):
+    run["train"] |= {"epochs": 30, "early_stopping": 2}
+    run["train"]["optimiser"]["lr"] = 1e-12  # nothing improves beyond the first epochs' noise
+    run["train"]["schedule"] = {**run["train"]["schedule"], "name": "constant"}
+    fit(run)
+    manifest = json.loads(paths.Path("out/manifest.json").read_text())
+    assert manifest["epochs_run"] == manifest["best_epoch"] + 2 < 30
+
+
+def test_manifest_says_what_was_used(run):
+    fit(run)
+    manifest = json.loads(paths.Path("out/manifest.json").read_text())
+    assert manifest["parameters"] == config.trained_by(run)
+    assert manifest["fingerprints"]["data"] == files.md5(
+        paths.prepared("sample", "native") / "manifest.json"
+    )
+    assert manifest["weights_md5"] == files.md5("out/weights.safetensors")
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert {"losses.py", "train.py", "models/unet.py"} <= set(manifest["code"])
+    assert manifest["cost"]["images"] == 4 * 12
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence(run):
+    run["train"]["optimiser"] |= {"name": "sgd", "lr": 1e30}
+    run["train"]["schedule"] = {**run["train"]["schedule"], "name": "constant"}
+    with pytest.raises(UserError, match="lower train.optimiser.lr"):
+        fit(run)
+
+
+def test_monitoring_without_validation_images_is_refused(run):
+    folder = paths.prepared("sample", "native")
+    text = (folder / "manifest.csv").read_text().replace(",val,", ",train,")
+    (folder / "manifest.csv").write_text(text)
+    run["train"]["monitor"] = "val_f1"
+    with pytest.raises(UserError, match="train_loss"):
+        fit(run)
+
+
+@pytest.mark.parametrize("crop", [None, 24])
+def test_augmentation_moves_image_and_label_together(crop):
+    how = {"crop": crop, "flips": True, "rotate": 180.0, "scale": 0.2, "gain": 0.0, "offset": 0.0}
+    label = np.zeros((40, 44), np.uint8)
+    label[10:25, 5:30] = 1
+    image = np.repeat(label[..., None] * 200, 3, 2)
+    for i in range(20):
+        x, y = augment.augment(image, label, how, np.random.default_rng(i))
+        assert x.shape[:2] == y.shape == ((crop, crop) if crop else (40, 44))
+        assert set(np.unique(y)) <= {0, 1}
+        assert ((x[..., 0] > 100) == y).mean() > 0.97  # they differ at interpolated edges only
+
+
+def test_flips_and_crops_alone_lose_nothing():
+    how = {"crop": 16, "flips": True, "rotate": 0.0, "scale": 0.0, "gain": 0.0, "offset": 0.0}
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view(image[..., 0], (16, 16)).reshape(-1, 16, 16)
+    for i in range(8):
+        x, _ = augment.augment(image, image[..., 0], how, np.random.default_rng(i))
+        views = [x[..., 0], x[::-1, :, 0], x[:, ::-1, 0], x[::-1, ::-1, 0]]
+        assert any((windows == v).all((1, 2)).any() for v in views)
+
+
+def test_every_item_is_drawn_once_an_epoch_and_in_another_order_each_time():
+    orders = [train.draws(10, None, 0, e) for e in (0, 1)]
+    assert all(sorted(i for _, i in o) == list(range(10)) for o in orders)
+    assert orders[0] != orders[1] and orders[0] == train.draws(10, None, 0, 0)
+    longer = [i for _, i in train.draws(10, 25, 0, 0)]
+    assert len(longer) == 25 and max(map(longer.count, range(10))) == 3
