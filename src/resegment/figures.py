@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from resegment import native, paths
 from resegment.errors import UserError
-from resegment.files import atomic_folder
+from resegment.files import atomic_folder, write_manifest
 from resegment.geometry import restore
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -49,11 +49,11 @@ CAPTIONS = {
 
 
 def table(campaign: str, name: str) -> pd.DataFrame:
-    """Read reports/<campaign>/<name>.csv. Seeds are text ("0", "observer2"), ids too."""
+    """Read reports/<campaign>/<name>.csv. Seeds are text ("0", "observer2"), printed numbers too."""
     path = paths.reports(campaign) / f"{name}.csv"
     if not path.exists():
         raise UserError(f"{path} is not here: run `snakemake` or `dvc repro` to make it")
-    return pd.read_csv(path, dtype={"seed": str, "id": str, "paper": str, "row": str})
+    return pd.read_csv(path, dtype={"seed": str, "published": str})
 
 
 def build(campaign: str, runs: list[dict]) -> None:
@@ -70,10 +70,12 @@ def build(campaign: str, runs: list[dict]) -> None:
         with atomic_folder(folder / "figures") as out:
             for name, figure in drawn.items():
                 figure.savefig(out / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            write_manifest(out)
         with atomic_folder(folder / "pictures") as out:
             for name in experiments(runs):
                 _grid(shown(runs, name), out / f"{name}.png")
             _data(runs, out / "data.png")
+            write_manifest(out)
 
 
 def experiments(runs: list[dict]) -> list[str]:
@@ -138,7 +140,7 @@ def _frame(curve: str, whole: Axes, near: Axes, dots: list[tuple]) -> None:
         for f1 in np.arange(0.1, 1, 0.1) if curve == "pr" else ():
             recall = np.linspace(f1 / (2 - f1), 1, 100)
             ax.plot(recall, f1 * recall / (2 * recall - f1), color="#cccccc", lw=0.6)
-        for x, y, marker, colour in dict.fromkeys(dots):
+        for x, y, marker, colour in sorted(dict.fromkeys(dots), key=lambda d: d[2] == "D"):
             ax.plot(x, y, marker=marker, ms=5, color=colour, mec="white", mew=0.7, zorder=5)
         ax.set_xlabel(AXES[curve][0], size=7.5)
         ax.set_ylabel(AXES[curve][1], size=7.5)
@@ -166,7 +168,7 @@ def _training(history: pd.DataFrame) -> Figure:
         axes[-1].plot(rows.epoch, rows.lr, drawstyle="steps-mid", **look)
     kinds = {"training": "-", "validation": "--"} if history.val_loss.notna().any() else {}
     handles += [Line2D([], [], ls=ls, label=k, color="#666666") for k, ls in kinds.items()]
-    axes[0].legend(handles=handles, ncols=2, loc="upper right")
+    figure.legend(handles=handles, ncols=5, loc="outside upper right")
     axes[0].set(ylabel="loss (no unit)", ylim=(0, None))
     if scored:
         axes[1].set(ylabel="validation F1\n(0 to 1)", ylim=(0, 1))

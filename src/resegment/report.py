@@ -30,6 +30,7 @@ METRICS = {
     "auc": ("AUC", "area under the ROC curve"),
     "ap": ("AP", "average precision"),
 }
+LABELS = {key: short for key, (short, _) in METRICS.items()} | {"params_m": "parameters, M"}
 PAPERS = {
     "rga": "RGA-Net",
     "rsan": "RSAN",
@@ -67,6 +68,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "images": _images(campaign, runs),
         "captions": figures.CAPTIONS,
         "metrics": METRICS,
+        "labels": LABELS,
         "papers": PAPERS,
     }
     env = jinja2.Environment(
@@ -163,29 +165,31 @@ def _observers(scores: pd.DataFrame, runs: list[dict]) -> list[dict]:
         mine = rows[rows.experiment == experiment].drop_duplicates("metric")
         if len(mine):
             one = {"dataset": mine.dataset.iloc[0], "n_images": int(mine.n_images.iloc[0])}
-            one["values"] = dict(zip(mine.metric, mine.value, strict=True))
-            out += [] if one in out else [one]
+            one["values"] = _cells(mine)
+            out += [] if repr(one) in map(repr, out) else [one]  # nan equals itself as text
     return out
 
 
 def _ledger(table: pd.DataFrame, links: dict, found: list[dict]) -> list[dict]:
-    """The ledger by paper; deviations and runs as lists, runs with where the page shows them."""
+    """The ledger by paper: rows with the place of their runs on the page, deviations as lists,
+    those that all rows of a paper share apart."""
     table = table.astype(object).where(table.notna(), None)
     groups = {e["name"]: e["group"] for e in found}
     rows = table.to_dict("records")
     for row in rows:
-        row["deviations"] = _words(row["deviations"])
-        known = [links[r] for r in _words(row["runs"]) if r in links]
+        row["deviations"] = (row["deviations"] or "").split()
+        known = [links[r] for r in (row["runs"] or "").split() if r in links]
         several = len(known) > 1 and row["experiment"] in groups
         row["target"] = groups[row["experiment"]] if several else next(iter(known), None)
-    return [
-        {"paper": paper, "rows": list(members)}
-        for paper, members in groupby(rows, lambda row: row["paper"])
-    ]
-
-
-def _words(text: str | None) -> list[str]:
-    return [w for w in re.split(r"[;,\s]+", text or "") if w]
+    parts = []
+    for paper, members in groupby(rows, lambda row: row["paper"]):
+        members = list(members)
+        named = [set(row["deviations"]) for row in members if row["deviations"]]
+        shared = [d for d in members[0]["deviations"] if all(d in n for n in named)]
+        for row in members:
+            row["deviations"] = [d for d in row["deviations"] if d not in shared]
+        parts.append({"paper": paper, "rows": members, "shared": shared})
+    return parts
 
 
 def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
@@ -193,7 +197,8 @@ def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
     path = paths.PUBLISHED / "deviations.csv"
     if not path.exists():
         return []
-    named = {d for paper in ledger for row in paper["rows"] for d in row["deviations"]}
+    named = {d for part in ledger for d in part["shared"]}
+    named |= {d for part in ledger for row in part["rows"] for d in row["deviations"]}
     papers = {"all", *(run.get("paper") for run in runs)}
     rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
     rows = [row for row in rows if row["id"] in named or row["paper"] in papers]

@@ -114,7 +114,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         out[f"figures-{name}"] = {
             "cmd": f"resegment figures {name}",
             "deps": [*tables, *scores, *(f"{f}/predictions" for f in folders), *sets, *splits,
-                     *code("figures")],
+                     "src/resegment/style.mplstyle", *code("figures")],
             "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
         }  # fmt: skip
         out[f"report-{name}"] = {
