@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from resegment import fetch
+from resegment import fetch, unpack
 from resegment.datasets import chase_db1, drive, registry
 from resegment.errors import UserError
 
@@ -304,7 +304,7 @@ def test_encrypted_zip_is_refused(checkout):
 
 @pytest.mark.parametrize("bomb", ["zip", "tar.gz", "nested"])
 def test_bomb_is_stopped(bomb, checkout, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(unpack, "MAX_BYTES", 1 << 20)
     zeros = {"zeros": bytes(3 << 20)}
     if bomb == "tar.gz":
         path = pack_tar(checkout / "bomb.tar.gz", zeros)
@@ -317,7 +317,7 @@ def test_bomb_is_stopped(bomb, checkout, monkeypatch):
 
 
 def test_too_many_members(checkout, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_FILES", 5)
+    monkeypatch.setattr(unpack, "MAX_FILES", 5)
     with pytest.raises(UserError, match="over 5 files"):
         fetch.add("drive", whole_tar(checkout))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from resegment import fetch
+from resegment import download, fetch
 from resegment.errors import UserError
 
 HERE = Path(__file__).parent.parent / "data/registry"
@@ -133,7 +133,7 @@ def test_interrupted_download_goes_on_in_the_next_command(server):
         fetch.get("stare")
     kept = PART.stat().st_size
     assert 0 < kept < len(server.content) and not RAW.exists()
-    assert len(server.requests) == fetch.TRIES
+    assert len(server.requests) == download.TRIES
     server.cuts = 0
     fetch.get("stare")
     assert complete() and server.requests[-1] == ("cut", f"bytes={kept}-")

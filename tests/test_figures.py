@@ -152,10 +152,9 @@ def _manifest(run, campaign):
         "versions": {"python": "3.11", "torch": "2.13.0", "numpy": "2.4", "opencv": "5.0"},
         "device": {"type": "cpu", "name": "two cores", "threads": 1, "determinism": "full"},
         "cost": {"wall_seconds": 75.4, "cpu_seconds": 74.0, "images": 600},
-        "git_commit": "0123456789abcdef",
-        "git_dirty": False,
+        "origin": {"git_commit": "0123456789abcdef", "git_dirty": False},
         "started": "2026-01-02T03:04:05Z",
-        "resumed_from_epoch": None,
+        "resumed_after_epoch": None,
     }
     (paths.run(run["run"]) / "manifest.json").write_text(json.dumps(manifest))
 
@@ -262,6 +261,8 @@ def test_every_figure_is_there_and_the_same_bytes_twice(campaign):
         "pictures/net-a.png",
         "pictures/net-b.png",
         "pictures/data.png",
+        "figures/manifest.json",
+        "pictures/manifest.json",
     }
     shutil.rmtree(folder / "figures")
     assert contents() == first

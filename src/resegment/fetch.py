@@ -1,43 +1,26 @@
 """Original data: what is there (status), taking in a copy (add), downloading an open set (get).
 
-A copy is judged by the content of its files, so it may be packed anew, unpacked, renamed or
-nested. Archives are opened as if from an enemy: members are written under numbers of our own, never
-under their names; links, devices, escaping names and bombs are refused.
+A copy is judged by the content of its files, so it may be packed anew, unpacked, renamed or nested.
 """
 
 import contextlib
 import errno
 import fcntl
-import gzip
-import io
-import lzma
-import os
 import re
 import shutil
-import stat
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import requests
 from tqdm import tqdm
 
 from resegment import files, paths
 from resegment.datasets import chase_db1, drive, registry
+from resegment.download import download
 from resegment.errors import UserError
+from resegment.unpack import Unpack
 
 READERS = {"drive": drive, "chase_db1": chase_db1}
-MAX_BYTES = 4 << 30  # unpacked from one archive; the largest, of HRF, holds below 2 GiB
-MAX_FILES = 20_000
-MAX_DEPTH = 4  # archives within archives; a .tar.gz counts as two
-CHUNK = 1 << 20
-TRIES = 3  # connections an address gets, each going on where the last was cut
-TIMEOUT = (10, 60)  # seconds to connect, seconds of silence
 
 
 def status(names: Iterable[str] | None = None) -> list[dict]:
@@ -90,9 +73,6 @@ def _unverifiable(dataset: registry.Dataset) -> str:
     return f"{dataset.name} is listed only: the hashes of its files are not known and no reader is"
 
 
-# -- add ------------------------------------------------------------------------------------------
-
-
 def add(name: str, path: str | Path | Iterable[str | Path]) -> dict:
     """Copy the original files of dataset `name` found in `path` to data/raw/<name>/, read-only.
 
@@ -115,7 +95,7 @@ def add(name: str, path: str | Path | Iterable[str | Path]) -> dict:
     added, already, rejected, problems = 0, 0, {}, []
     with _workplace(paths.raw(name)) as tmp, tqdm(unit=" files", disable=None) as bar:
         for p in given:
-            for shown, source in _Unpack(tmp, problems).walk(p, str(p)):
+            for shown, source in Unpack(tmp, problems).walk(p, str(p)):
                 digest = files.sha256(source)
                 if digest in wanted:
                     new = _install(source, paths.raw(name) / wanted[digest], digest)
@@ -173,135 +153,6 @@ def _disk(folder: Path) -> Iterator[None]:
         raise UserError(f"{where}: {error.strerror or error}: {remedy}") from error
 
 
-# -- unpacking ------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Unpack:
-    """Every file in a folder or archive, one at a time, archives within archives too.
-
-    Members live in `folder` only until the next is asked for. `problems` collects the archives
-    inside a given folder that could not be opened; one that was named by the user raises.
-    """
-
-    folder: Path
-    problems: list[str]
-    members: int = 0
-    size: int = 0
-
-    def walk(self, path: Path, shown: str, depth: int = 0) -> Iterator[tuple[str, Path]]:
-        """Yield (name to show, path to read) of every plain file."""
-        if path.is_dir():
-            for here, folders, names in os.walk(path):
-                folders.sort()
-                for file in (Path(here) / name for name in sorted(names)):
-                    self.members = self.size = 0
-                    try:
-                        if file.is_file():
-                            yield from self.walk(file, str(file), depth + 1)
-                    except UserError as error:
-                        self.problems.append(str(error))
-        elif depth < MAX_DEPTH and (members := _opener(path, shown)):
-            for name, stream in members(path, shown):
-                inner = f"{shown}/{name}"
-                copy = self._write(stream, inner)
-                yield from self.walk(copy, inner, depth + 1)
-                copy.unlink()
-        else:
-            yield shown, path
-
-    def _write(self, stream: IO[bytes], shown: str) -> Path:
-        self.members += 1
-        copy = self.folder / str(self.members)
-        with open(copy, "wb") as out, _damage(shown):
-            while chunk := stream.read(CHUNK):
-                self.size += len(chunk)
-                if self.size > MAX_BYTES or self.members > MAX_FILES:
-                    out.truncate(0)
-                    raise UserError(
-                        f"{shown}: over {MAX_FILES} files or {MAX_BYTES >> 20} MiB unpacked, more "
-                        "than any dataset holds: unpack it yourself and add the folder"
-                    )
-                out.write(chunk)
-        return copy
-
-
-def _opener(path: Path, shown: str):
-    """The function that lists the members of the archive `path`, by its first bytes, or None."""
-    with open(path, "rb") as f:
-        head = f.read(512)
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _zip
-    if head[:2] == b"\x1f\x8b":
-        return _gzip
-    if head[257:262] == b"ustar" or shown.lower().endswith(".tar"):  # old tars have no magic
-        return _tar
-    return None
-
-
-def _zip(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with _damage(shown), zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0: packed on Windows
-            _refuse(shown, member.filename, kind not in (0, stat.S_IFREG, stat.S_IFDIR))
-            if member.flag_bits & 1:
-                raise UserError(f"{shown}: {member.filename!r} is encrypted: unpack it yourself")
-        for member in archive.infolist():
-            if not member.is_dir():
-                with _damage(f"{shown}/{member.filename}"), archive.open(member) as stream:
-                    yield member.filename, stream
-
-
-def _tar(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
-    with _damage(shown), _Sips(path) as file, tarfile.TarFile(fileobj=file) as archive:
-        for member in archive:
-            _refuse(shown, member.name, not (member.isreg() or member.isdir()))
-            if member.isreg():
-                with _damage(f"{shown}/{member.name}"):
-                    yield member.name, archive.extractfile(member)
-        file.seek(archive.offset)
-        if file.read(512).strip(b"\0"):  # tarfile stops at a header it cannot read, without a word
-            raise tarfile.ReadError("a broken header")
-
-
-def _gzip(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
-    name = re.sub(r"\.tgz$", ".tar", Path(shown).name, flags=re.I)
-    with _damage(shown), gzip.open(path) as stream:
-        yield re.sub(r"\.gz$", "", name, flags=re.I), stream
-
-
-class _Sips(io.FileIO):
-    """A file read in small pieces only: a tar header may claim gigabytes of extended names."""
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= 16 * CHUNK:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        return super().read(size)
-
-
-def _refuse(shown: str, name: str, special: bool) -> None:
-    path = name.replace("\\", "/")
-    if special:
-        raise UserError(f"{shown}: {name!r} is a link or a device, refused, unpack it yourself")
-    if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
-        raise UserError(f"{shown}: {name!r} leads out of the archive, refused, unpack it yourself")
-
-
-@contextlib.contextmanager
-def _damage(shown: str) -> Iterator[None]:
-    """Say in plain words that an archive is cut or corrupt."""
-    try:
-        yield
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error,
-            lzma.LZMAError, EOFError, NotImplementedError) as error:  # fmt: skip
-        raise UserError(
-            f"{shown} is truncated, damaged or of an unknown kind ({error}): get it again"
-        ) from error
-
-
-# -- get ------------------------------------------------------------------------------------------
-
-
 def get(name: str, *, mirror: str | None = None, into: str | Path | None = None) -> dict:
     """Download the archives of an open dataset, then `add` them. Returns what `add` returns.
 
@@ -321,75 +172,8 @@ def get(name: str, *, mirror: str | None = None, into: str | Path | None = None)
     folder = Path(into) if into else paths.raw(name).parent / ".downloads" / name
     with _disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        targets = [_download(a, folder / a.name, mirror) for a in dataset.archives]
+        targets = [download(a, folder / a.name, mirror) for a in dataset.archives]
     result = add(name, targets)
     if not into:
         shutil.rmtree(folder)
     return result
-
-
-def _download(archive: registry.Archive, target: Path, mirror: str | None) -> Path:
-    """Fetch one archive to `target`, from the first address that gives the right bytes."""
-    if _right(archive, target):
-        return target
-    part = target.with_name(f"{target.name}.part")
-    failures = []
-    addresses = [archive.url, archive.mirror, mirror and f"{mirror.rstrip('/')}/{archive.name}"]
-    for url in filter(None, addresses):
-        for _ in range(TRIES):
-            before = part.stat().st_size if part.exists() else 0
-            try:
-                _stream(url, part, https_only=not (archive.sha256 or archive.md5))
-            except requests.RequestException as error:
-                failures.append(f"{url}: {error}")
-                if part.stat().st_size > before:
-                    continue  # it was cut: go on from there
-                break
-            if _right(archive, part):
-                os.replace(part, target)
-                return target
-            part.unlink()
-            failures.append(f"{url}: the checksum is not that of the registry")
-            if not before:
-                break  # wrong from its first byte to its last: no use in asking again
-    raise UserError(
-        f"{archive.name} could not be downloaded ({'; '.join(dict.fromkeys(failures))}): run the "
-        "command again to go on, name a mirror, or get it by hand and `resegment data add` it"
-    )
-
-
-def _right(archive: registry.Archive, path: Path) -> bool:
-    """Whether `path` is there with the registry's checksum; any content is where it has none."""
-    if not path.is_file():
-        return False
-    if archive.sha256:
-        return files.sha256(path) == archive.sha256
-    return not archive.md5 or files.md5(path) == archive.md5
-
-
-def _stream(url: str, part: Path, https_only: bool) -> None:
-    """Append to `part` what it lacks of `url`. What has come stays, whatever is raised."""
-    with open(part, "ab") as out:
-        try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{part} is being downloaded by another process: wait for it") from None
-        have = out.tell()
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            if https_only and not answer.url.startswith("https:"):
-                raise requests.HTTPError("without a known checksum only https is trusted")
-            if have and answer.status_code == 416:
-                return  # nothing was left to send
-            answer.raise_for_status()
-            if answer.status_code != 206:
-                have = 0  # the server does not resume: from the start
-                out.truncate(0)
-            elif not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                raise requests.HTTPError("the server sent another range than the one asked for")
-            total = have + int(answer.headers.get("Content-Length", 0)) or None
-            unit = {"unit": "B", "unit_scale": True, "desc": part.stem, "disable": None}
-            with tqdm(initial=have, total=total, **unit) as bar:
-                for chunk in answer.iter_content(CHUNK >> 4):
-                    out.write(chunk)
-                    bar.update(len(chunk))

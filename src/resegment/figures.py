@@ -49,7 +49,7 @@ CAPTIONS = {
 
 
 def table(campaign: str, name: str) -> pd.DataFrame:
-    """Read reports/<campaign>/<name>.csv. Seeds are text ("0", "observer2"), printed numbers too."""
+    """Read reports/<campaign>/<name>.csv. Seeds and printed numbers are text."""
     path = paths.reports(campaign) / f"{name}.csv"
     if not path.exists():
         raise UserError(f"{path} is not here: run `snakemake` or `dvc repro` to make it")

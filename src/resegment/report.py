@@ -30,7 +30,6 @@ METRICS = {
     "auc": ("AUC", "area under the ROC curve"),
     "ap": ("AP", "average precision"),
 }
-LABELS = {key: short for key, (short, _) in METRICS.items()} | {"params_m": "parameters, M"}
 PAPERS = {
     "rga": "RGA-Net",
     "rsan": "RSAN",
@@ -64,20 +63,16 @@ def build(campaign: str, runs: list[dict]) -> None:
         "deviations": _deviations(ledger, runs),
         "datasets": [_dataset(name, runs) for name in dict.fromkeys(r["dataset"] for r in runs)],
         "panels": panels,
-        "hours": sum(p["cost"].get("wall_seconds", 0) for p in panels) / 3600,
+        "seconds": sum(p["cost"].get("wall_seconds", 0) for p in panels),
         "images": _images(campaign, runs),
         "captions": figures.CAPTIONS,
         "metrics": METRICS,
-        "labels": LABELS,
+        "labels": {k: v[0] for k, v in METRICS.items()} | {"params_m": "parameters, M"},
         "papers": PAPERS,
     }
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    careful = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **careful)
     env.filters |= {"number": _number, "duration": _duration}
     with files.atomic(paths.reports(campaign) / "report.html") as tmp:
         tmp.write_text(env.get_template("report.html").render(page), encoding="utf-8")
@@ -95,10 +90,9 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 def _duration(seconds: float) -> str:
     """Seconds in the unit a person would say."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _cell(rows: pd.DataFrame) -> dict:
@@ -138,8 +132,8 @@ def _found(name: str, runs: list[dict], scores: pd.DataFrame) -> dict:
         "n_images": int(common.n_images.iloc[0]),
         "common": _cells(common),
         "own": _cells(own),
-        "threshold": common.drop_duplicates("run").threshold.mean(),
-        "own_threshold": own.drop_duplicates("run").threshold.mean(),
+        "threshold": common.threshold.mean(),
+        "own_threshold": own.threshold.mean(),
     }
 
 
@@ -159,15 +153,15 @@ def _meaning(run: dict) -> str:
 
 def _observers(scores: pd.DataFrame, runs: list[dict]) -> list[dict]:
     """Second observers under the common protocol: one per dataset and set of test images."""
-    out = []
+    out = {}
     rows = scores[(scores.seed == "observer2") & (scores.protocol == "common")]
-    for experiment in figures.experiments(runs):
-        mine = rows[rows.experiment == experiment].drop_duplicates("metric")
+    for name in figures.experiments(runs):
+        mine = rows[rows.experiment == name].drop_duplicates("metric").dropna(subset="value")
         if len(mine):
-            one = {"dataset": mine.dataset.iloc[0], "n_images": int(mine.n_images.iloc[0])}
-            one["values"] = _cells(mine)
-            out += [] if repr(one) in map(repr, out) else [one]  # nan equals itself as text
-    return out
+            about = mine.dataset.iloc[0], int(mine.n_images.iloc[0])
+            one = dict(zip(("dataset", "n_images"), about, strict=True), values=_cells(mine))
+            out.setdefault((*about, *mine.value), one)
+    return list(out.values())
 
 
 def _ledger(table: pd.DataFrame, links: dict, found: list[dict]) -> list[dict]:
@@ -184,8 +178,8 @@ def _ledger(table: pd.DataFrame, links: dict, found: list[dict]) -> list[dict]:
     parts = []
     for paper, members in groupby(rows, lambda row: row["paper"]):
         members = list(members)
-        named = [set(row["deviations"]) for row in members if row["deviations"]]
-        shared = [d for d in members[0]["deviations"] if all(d in n for n in named)]
+        named = [row["deviations"] for row in members if row["deviations"]]
+        shared = [d for d in (named or [[]])[0] if all(d in n for n in named)]
         for row in members:
             row["deviations"] = [d for d in row["deviations"] if d not in shared]
         parts.append({"paper": paper, "rows": members, "shared": shared})
@@ -201,8 +195,8 @@ def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
     named |= {d for part in ledger for row in part["rows"] for d in row["deviations"]}
     papers = {"all", *(run.get("paper") for run in runs)}
     rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-    rows = [row for row in rows if row["id"] in named or row["paper"] in papers]
-    return [{**row, "anchor": _anchor("deviation", row["id"])} for row in rows]
+    kept = [row for row in rows if row["id"] in named or row["paper"] in papers]
+    return [{**row, "anchor": _anchor("deviation", row["id"])} for row in kept]
 
 
 def _dataset(name: str, runs: list[dict]) -> dict:
@@ -245,7 +239,7 @@ def _panel(run: dict, scores: pd.DataFrame) -> dict:
     return {
         "run": run,
         "manifest": manifest,
-        "origin": {"git_commit": None, "git_dirty": None, **rest, **manifest.get("origin", {})},
+        "origin": manifest.get("origin", {}),
         "cost": manifest.get("cost", {}),
         "tables": {
             "Parameters": _flat(manifest.get("parameters", {})),
