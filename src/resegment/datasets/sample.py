@@ -213,7 +213,8 @@ def _strokes(vessels: list[Vessel], values=None, width: float = 1.0) -> np.ndarr
     for vessel, value in zip(vessels, values or [1.0] * len(vessels), strict=True):
         fine = (np.array(vessel.points) + 0.5) * FINE - 0.5  # pixel centres onto the FINE grid
         fixed = np.rint(8 * fine).astype(int).tolist()  # OpenCV's fixed point: shift=3
-        segments += zip(vessel.radii[1:], fixed[:-1], fixed[1:], [value] * len(fixed))
+        same = [value] * (len(fixed) - 1)
+        segments += zip(vessel.radii[1:], fixed[:-1], fixed[1:], same, strict=True)
     for radius, a, b, value in sorted(segments):
         cv2.line(canvas, a, b, value, max(round(2 * FINE * width * radius), 1), shift=3)
     return cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
@@ -261,7 +262,7 @@ def _photograph(eye: Eye, vessels, fov, dark, bright, rng: np.random.Generator) 
         depth = [min(0.5 + 0.3 * np.mean(v.radii), 1) * rng.uniform(0.7, 1.15) for v in kind]
         blood = contrast * cv2.GaussianBlur(_strokes(kind, depth), (0, 0), 0.5)
         image *= np.exp(-blood[..., None] * colour)
-        shine = [(0.12 + 0.3 * artery) * (np.mean(v.radii) > 0.8) for v in kind]
+        shine = [(0.1 + 0.15 * artery) * (np.mean(v.radii) > 0.8) for v in kind]
         shine = cv2.GaussianBlur(_strokes(kind, shine, 0.35), (0, 0), 0.5)
         image *= 1 + shine[..., None] * [0.5, 0.8, 0.6]
     image *= np.exp(-contrast * dark[..., None] * [0.3, 0.6, 0.45])

@@ -40,7 +40,7 @@ def templates() -> dict[str, dict]:
         "ingest": {
             "cmd": "resegment ingest ${key}",
             "deps": ["${item.originals}", "src/resegment/datasets/${key}.py",
-                     *code("ingest", "datasets.registry", "datasets.fov")],
+                     *code("ingest", "datasets.registry", "datasets.fov", "datasets.record")],
             "outs": ["data/native/${key}"],
         },
         "prepare": prepare | {"outs": ["data/prepared/${key}"]},
@@ -95,7 +95,9 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         campaigns.setdefault(run["campaign"], []).append(run)
     for name, runs in campaigns.items():
         folders = [f"runs/{r['run']}" for r in runs]
-        experiments = sorted({f"experiments.{r['experiment']}" for r in runs})
+        # the campaign itself: DVC overlooks a dependency that left the list
+        described = [f"campaigns.{name.removesuffix('-' + runs[0]['budget'])}",
+                     *sorted({f"experiments.{r['experiment']}" for r in runs})]  # fmt: skip
         sets = sorted({f"data/native/{r['dataset']}" for r in runs})
         splits = sorted({f"data/splits/{r['split']}.csv" for r in runs})
         here = f"reports/{name}"
@@ -108,13 +110,14 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "cmd": f"resegment ledger {name}",
             "deps": [*scores, *(f"{f}/history.csv" for f in folders), *manifests, *published,
                      *code("ledger")],
-            "params": experiments,
+            "params": described,
             "outs": [{t: {"cache": False}} for t in tables],
         }  # fmt: skip
         out[f"figures-{name}"] = {
             "cmd": f"resegment figures {name}",
             "deps": [*tables, *scores, *(f"{f}/predictions" for f in folders), *sets, *splits,
                      "src/resegment/style.mplstyle", *code("figures")],
+            "params": described,
             "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
         }  # fmt: skip
         out[f"report-{name}"] = {
@@ -122,7 +125,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *published,
                      *sets, *splits,
                      *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES), *code("report")],
-            "params": experiments,
+            "params": described,
             "outs": [f"{here}/report.html"],
         }  # fmt: skip
     return out
