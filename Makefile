@@ -35,7 +35,7 @@ check: setup    ## formatting, lint, layers
 	resegment plan --check
 
 test: check     ## every test, the slow ones included
-	pytest -n 2 --dist loadfile
+	pytest -n 2
 
 fast: setup     ## the tests that take seconds
 	pytest -m "not slow"

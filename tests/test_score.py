@@ -217,21 +217,20 @@ def test_what_is_missing_or_ill_sized_is_named_with_its_remedy(toy):
         assert not paths.scores(RUN).exists()
 
     fails("a.png is 16x20, its recipe makes 24x30: predict toy-lite/unet/s0 again", SAME)
-    fails("native/toy/manifest.csv has no image f, z", splits={**SPLITS, "z": "test", "f": "val"})
-    fails("native/other/manifest.csv is missing: prepare", dataset="other")
+    fails("native/other/manifest.csv is missing: run `resegment ingest other`", dataset="other")
     fails("none may be called observer2", protocols={"observer2": COMMON})
     fails("no image of the split is in train", splits={"c": "test"})
     cv2.imwrite(str(one), np.zeros((16, 20), np.uint8))
     fails("c.png is no 16-bit gray map")
     one.write_bytes(b"torn")
-    fails("c.png cannot be read as an image: run the prediction")
+    fails("c.png is no 16-bit gray map: run the prediction")
     one.unlink()
-    fails("c.png is missing: run the prediction of toy-lite/unet/s0 again")
+    fails("c.png is no 16-bit gray map: run the prediction of toy-lite/unet/s0 again")
     write_maps(maps, RESIZE)
     cv2.imwrite(str(paths.native("toy") / "d_fov.png"), np.zeros((9, 9), np.uint8))
-    fails(r"d_fov.png has the shape \(9, 9\), its manifest says 24x30 gray: prepare")
+    fails("d_fov.png is not the 24x30 picture of its manifest: run `resegment ingest toy` again")
     (paths.native("toy") / "d_fov.png").unlink()
-    fails("d_fov.png is missing: prepare the data set toy again")
+    fails("d_fov.png is not the 24x30 picture of its manifest")
 
 
 def hists_of(seed, n=6, size=400, spread=0.2):

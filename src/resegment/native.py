@@ -13,7 +13,10 @@ SPLITS = ("train", "val", "test")
 
 def manifest(dataset: str) -> dict[str, dict]:
     """{id: row of data/native/<dataset>/manifest.csv}."""
-    with open(paths.native(dataset) / "manifest.csv", newline="") as f:
+    file = paths.native(dataset) / "manifest.csv"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: run `resegment ingest {dataset}`")
+    with open(file, newline="") as f:
         return {row["id"]: row for row in csv.DictReader(f)}
 
 
@@ -39,11 +42,20 @@ def split(name: str, dataset: str) -> dict[str, str]:
 
 def image(dataset: str, row: dict) -> np.ndarray:
     """(H, W, 3) uint8 RGB."""
-    return cv2.imread(str(paths.native(dataset) / row["image"]), cv2.IMREAD_COLOR_RGB)
+    return _read(dataset, row, "image", cv2.IMREAD_COLOR_RGB)
 
 
 def mask(dataset: str, row: dict, name: str) -> np.ndarray | None:
     """(H, W) bool: label, fov or observer2; None where the set has none."""
-    if not row[name]:
-        return None
-    return cv2.imread(str(paths.native(dataset) / row[name]), cv2.IMREAD_GRAYSCALE) > 127
+    return _read(dataset, row, name, cv2.IMREAD_GRAYSCALE) > 127 if row[name] else None
+
+
+def _read(dataset: str, row: dict, column: str, how: int) -> np.ndarray:
+    file = paths.native(dataset) / row[column]
+    pixels = cv2.imread(str(file), how) if file.is_file() else None
+    if pixels is None or pixels.shape[:2] != (int(row["height"]), int(row["width"])):
+        raise UserError(
+            f"{file} is not the {row['height']}x{row['width']} picture of its manifest: run "
+            f"`resegment ingest {dataset}` again"
+        )
+    return pixels

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from resegment import files, metrics, paths
+from resegment import files, metrics, native, paths
 from resegment.errors import UserError
 from resegment.geometry import restore, to_network_mask
 from resegment.protocols import Protocol, evaluate, evaluate_masks
@@ -31,7 +31,7 @@ def score(
     """
     if not protocols or "observer2" in protocols:
         raise UserError("params.yaml: protocols needs an entry, and none may be called observer2")
-    rows = _manifest(dataset, splits)
+    rows = [row for i, row in native.manifest(dataset).items() if i in splits]
     wanted = {p.space for p in protocols.values()} | {"native"}
     spaces = [s for s in ("native", "network") if s in wanted]
     counts = np.zeros((len(rows), len(spaces), 2, 2, metrics.LEVELS), np.uint32)
@@ -70,30 +70,17 @@ def score(
         files.write_manifest(folder, run=run_id, dataset=dataset, protocols=described)
 
 
-def _manifest(dataset: str, splits: Mapping[str, str]) -> list[dict]:
-    """The manifest rows of the ids of `splits`, in the manifest's order."""
-    path = paths.native(dataset) / "manifest.csv"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: prepare the data set {dataset} first")
-    with open(path, newline="") as f:
-        rows = [row for row in csv.DictReader(f) if row["id"] in splits]
-    absent = sorted(set(splits) - {row["id"] for row in rows})
-    if absent:
-        raise UserError(f"{path} has no image {', '.join(absent)}: correct the ids of the split")
-    return rows
-
-
 def _count(
     run_id: str, dataset: str, geometry: dict, row: dict, spaces: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Histograms (space, part, class, 65536) of one map and counts (space, part, 4) of the second
     observer (zeros without one)."""
     size = int(row["height"]), int(row["width"])
-    masks = {k: _mask(dataset, row, k, size) for k in ("label", "fov", "observer2") if row[k]}
+    masks = {k: native.mask(dataset, row, k) for k in ("label", "fov", "observer2") if row[k]}
     small = {k: to_network_mask(m, geometry) for k, m in masks.items()}
     path = paths.predictions(run_id) / f"{row['id']}.png"
-    probability = _read(path, f"run the prediction of {run_id} again")
-    if probability.dtype != np.uint16 or probability.ndim != 2:
+    probability = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if probability is None or probability.dtype != np.uint16 or probability.ndim != 2:
         raise UserError(f"{path} is no 16-bit gray map: run the prediction of {run_id} again")
     if probability.shape != small["label"].shape:
         is_, must = (f"{s[0]}x{s[1]}" for s in (probability.shape, small["label"].shape))
@@ -109,25 +96,6 @@ def _count(
             if "observer2" in at:
                 observer[s, part] = metrics.counts_of_mask(at["observer2"], at["label"], region)
     return hists, observer
-
-
-def _mask(dataset: str, row: dict, column: str, size: tuple[int, int]) -> np.ndarray:
-    path = paths.native(dataset) / row[column]
-    remedy = f"prepare the data set {dataset} again"
-    mask = _read(path, remedy)
-    if mask.shape != size:
-        must = f"{size[0]}x{size[1]} gray"
-        raise UserError(f"{path} has the shape {mask.shape}, its manifest says {must}: {remedy}")
-    return mask > 127
-
-
-def _read(path: Path, remedy: str) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: {remedy}")
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UserError(f"{path} cannot be read as an image: {remedy}")
-    return image
 
 
 def _text(value: object) -> str:
