@@ -38,7 +38,7 @@ test: check     ## every test, the slow ones included
 	pytest -n 2
 
 fast: setup     ## the tests that take seconds
-	pytest -m "not slow"
+	pytest -n 2 -m "not slow"
 
 lock: setup     ## write the versions of this environment to requirements.lock
 	$(BIN)/pip freeze --exclude-editable --exclude torch > requirements.lock

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -140,9 +139,8 @@ def test_a_dead_holder_frees_its_card(tmp_path, monkeypatch):
     job.stdout.readline()
     job.kill()
     job.wait()
-    begun = time.monotonic()
-    with devices.claim() as device:
-        assert device == "cuda" and time.monotonic() - begun < 5
+    with devices.claim() as device:  # would wait for ever
+        assert device == "cuda"
 
 
 def test_no_card_means_the_cpu_and_one_line(monkeypatch, capsys):
