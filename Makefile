@@ -31,6 +31,7 @@ check: setup    ## formatting, lint, layers
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile workflow
+	snakemake --lint
 	lint-imports
 	resegment plan --check
 

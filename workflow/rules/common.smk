@@ -24,7 +24,9 @@ wildcard_constraints:
 
 
 # --single-item: neighbours' inputs stay unlocked; --wait-for-lock: a busy lock is no failure.
-REPRO = "dvc --wait-for-lock repro --single-item" + (" --force" if config.get("force") else "")
+REPRO = "dvc --wait-for-lock repro --single-item" + (
+    " --force" if config.get("force") else ""
+)
 
 
 def inputs(pattern):
@@ -35,3 +37,9 @@ def inputs(pattern):
         return [dvc_state.marker(stage), *STAGES[stage]["inputs"]]
 
     return of
+
+
+def pairs_stage(wildcards):
+    """Large derived sets have a stage of their own, which DVC does not cache."""
+    stages = (f"{name}@{wildcards.pairs}" for name in ("prepare", "prepare-large"))
+    return next(stage for stage in stages if stage in STAGES)

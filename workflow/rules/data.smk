@@ -1,9 +1,3 @@
-def pairs_stage(wildcards):
-    """Large derived sets have a stage of their own, which DVC does not cache."""
-    stages = (f"{name}@{wildcards.pairs}" for name in ("prepare", "prepare-large"))
-    return next(stage for stage in stages if stage in STAGES)
-
-
 rule ingest:
     input:
         inputs("ingest@{dataset}"),
@@ -11,10 +5,10 @@ rule ingest:
         "data/native/{dataset}/manifest.json",
     log:
         "logs/ingest/{dataset}.log",
-    params:
-        repro=REPRO,
     conda:
         "../envs/resegment.yaml"
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'ingest@{wildcards.dataset}' > {log:q} 2>&1"
 
@@ -26,11 +20,11 @@ rule prepare:
         "data/prepared/{pairs}/manifest.json",
     log:
         "logs/prepare/{pairs}.log",
+    conda:
+        "../envs/resegment.yaml"
+    threads: 2
     params:
         repro=REPRO,
         stage=pairs_stage,
-    threads: 2
-    conda:
-        "../envs/resegment.yaml"
     shell:
         "{params.repro} '{params.stage}' > {log:q} 2>&1"

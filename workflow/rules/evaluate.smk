@@ -5,12 +5,12 @@ rule predict:
         "runs/{run}/predictions/manifest.json",
     log:
         "logs/predict/{run}.log",
-    params:
-        repro=REPRO,
-    resources:
-        gpu=1,
     conda:
         "../envs/resegment.yaml"
+    resources:
+        gpu=1,
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'predict@{wildcards.run}' > {log:q} 2>&1"
 
@@ -22,9 +22,9 @@ rule score:
         "runs/{run}/scores/manifest.json",
     log:
         "logs/score/{run}.log",
-    params:
-        repro=REPRO,
     conda:
         "../envs/resegment.yaml"
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'score@{wildcards.run}' > {log:q} 2>&1"

@@ -18,10 +18,10 @@ rule ledger:
         "reports/{campaign}/history.csv",
     log:
         "logs/ledger/{campaign}.log",
-    params:
-        repro=REPRO,
     conda:
         "../envs/resegment.yaml"
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'ledger-{wildcards.campaign}' > {log:q} 2>&1"
 
@@ -34,10 +34,10 @@ rule figures:
         "reports/{campaign}/pictures/manifest.json",
     log:
         "logs/figures/{campaign}.log",
-    params:
-        repro=REPRO,
     conda:
         "../envs/resegment.yaml"
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'figures-{wildcards.campaign}' > {log:q} 2>&1"
 
@@ -54,9 +54,9 @@ rule report:
         ),
     log:
         "logs/report/{campaign}.log",
-    params:
-        repro=REPRO,
     conda:
         "../envs/resegment.yaml"
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'report-{wildcards.campaign}' > {log:q} 2>&1"

@@ -7,11 +7,11 @@ rule train:
         "runs/{run}/manifest.json",
     log:
         "logs/train/{run}.log",
-    params:
-        repro=REPRO,
-    resources:
-        gpu=1,
     conda:
         "../envs/resegment.yaml"
+    resources:
+        gpu=1,
+    params:
+        repro=REPRO,
     shell:
         "{params.repro} 'train@{wildcards.run}' > {log:q} 2>&1"
