@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resegment import figures, paths
+from resegment import config, figures, paths
 from resegment.errors import UserError
 
 H, W = 72, 60  # native; the network sees 48 x 40
@@ -142,7 +142,11 @@ def _manifest(run, campaign):
     manifest = {
         **{k: run[k] for k in ("run", "experiment", "seed", "budget", "dataset")},
         "campaign": campaign,
-        "parameters": {"model": {"name": "unet", "options": {}}, "train": {"epochs": 30}},
+        "parameters": {
+            "model": {"name": "unet", "options": {}},
+            "train": config.Train(epochs=30, batch_size=4, loss={"bce": 1}).model_dump(mode="json"),
+            "geometry": {"resize": None, "pad": None},
+        },
         "fingerprints": {"parameters": "a" * 64, "data": "b" * 64, "code": "c" * 64},
         "weights_md5": "d" * 32,
         "epochs_run": 30,
