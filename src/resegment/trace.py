@@ -100,8 +100,7 @@ def _lock() -> dict:
     try:
         return yaml.load(Path("dvc.lock").read_text(), Loader)["stages"]
     except FileNotFoundError:
-        raise UserError("dvc.lock is not here: nothing has been run; `snakemake` or `dvc repro`"
-                        ) from None  # fmt: skip
+        raise UserError("dvc.lock is missing: run `snakemake` or `dvc repro` first") from None
 
 
 def _stage(lock: dict, name: str) -> dict:
@@ -116,7 +115,8 @@ def _stage(lock: dict, name: str) -> dict:
 
 def _value(file: Path, metric: str, protocol: str) -> dict:
     if not file.exists():
-        raise UserError(f"{file} is missing: run `dvc repro score@{file.parent.parent}`")
+        run = file.parent.parent.relative_to("runs")
+        raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")
     values = read_json(file)
     if protocol not in values:
         raise UserError(f"{file} has no protocol {protocol!r}; it has {', '.join(values)}")
