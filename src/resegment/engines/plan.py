@@ -117,7 +117,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "cmd": f"resegment figures {name}",
             "deps": [*tables, *scores, *(f"{f}/predictions" for f in folders), *sets, *splits,
                      "src/resegment/style.mplstyle", *code("figures")],
-            "params": described,
+            "params": described[:1],
             "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
         }  # fmt: skip
         out[f"report-{name}"] = {
