@@ -222,9 +222,10 @@ def trace(
         runs = [config.find(params, target)]
     else:
         published.row(target)
-        runs = [r for r in config.runs(params) if target in r["rows"]]
+        every = config.runs(params, tuple(params.campaigns))
+        runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
         if not runs:
-            raise UserError(f"params.yaml: no active run measures the published row {target}")
+            raise UserError(f"params.yaml: no run measures the published row {target}")
     found = []
     for run in runs:
         name = protocol or (run["protocol"] if "/" not in target else "common")
