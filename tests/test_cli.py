@@ -67,6 +67,15 @@ def checkout(tmp_path, monkeypatch, root):
     return tmp_path
 
 
+def test_a_published_row_is_followed_into_campaigns_that_are_not_active(checkout, root):
+    (checkout / "data/published").symlink_to(root / "data/published")
+    lock = {"stages": {f"score@drive-lite/rga-drive/s{s}": {} for s in range(3)}}
+    (checkout / "dvc.lock").write_text(yaml.safe_dump(lock))
+    r = resegment("trace", "rga-3-11", "f1", cwd=checkout)
+    assert r.returncode == 1 and "runs/drive-lite/rga-drive/s0/scores/metrics.json" in r.stderr
+    assert "dvc repro score@drive-lite/rga-drive/s0" in r.stderr
+
+
 def test_a_stage_whose_parameters_change_fails(checkout):
     run = "sample-smoke/rga-drive/s0"
 

@@ -165,7 +165,8 @@ def text(found: dict) -> str:
         f"{found['metric']} = {found['value']}",
         f"  run         {found['run']} (budget {found['budget']})",
         f"  file        {found['file']}",
-        f"  protocol    {p['name']}: {p['region']}, {p['space']}, pooled over {p['pooling']}, "
+        f"  protocol    {p['name']}: {p['region']}, {p['space']} size, "
+        f"{'pooled' if p['pooling'] == 'pixels' else 'mean of images'}, "
         f"threshold {p['threshold']} ({p['threshold_used']})",
     ]
     lines += [f"  md5         {k:8} {v}" for k, v in found["md5"].items()]
