@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV, Pillow and Keras turn RGB to gray
+
 
 class SeparableConv2d(nn.Sequential):
     """Depthwise k x k without bias, then pointwise 1 x 1 with bias: Keras' SeparableConv2D."""
@@ -13,6 +15,11 @@ class SeparableConv2d(nn.Sequential):
             nn.Conv2d(inputs, inputs, kernel, padding=kernel // 2, groups=inputs, bias=False),
             nn.Conv2d(inputs, outputs, 1),
         )
+
+
+def to_gray(x: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W)."""
+    return sum(w * x[:, i : i + 1] for i, w in enumerate(LUMA))
 
 
 def upsample_to(x: Tensor, like: Tensor) -> Tensor:

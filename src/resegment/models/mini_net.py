@@ -30,9 +30,7 @@ Where the paper is silent or contradicts itself (ids in data/published/deviation
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resegment.models.layers import SeparableConv2d
-
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV, Pillow and Keras turn RGB to gray
+from resegment.models.layers import SeparableConv2d, to_gray
 
 
 def conv_norm(channels: int) -> nn.Sequential:
@@ -98,7 +96,7 @@ class MiniNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gray:
-            x = sum(w * x[:, i : i + 1] for i, w in enumerate(LUMA))  # (B, 1, H, W)
+            x = to_gray(x)  # (B, 1, H, W)
         s1 = self.enc1(self.stem(x))  # (B, 8, H, W), equations 1-4
         s2 = self.enc2(self.down1(s1))  # (B, 16, H/2, W/2), equation 5
         bottom = self.bottleneck(self.down2(s2))  # (B, 32, H/4, W/4)
