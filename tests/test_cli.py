@@ -22,7 +22,10 @@ def resegment(*words, cwd, **env):
     ("words", "said"),
     [
         (("train", "sample-smoke/rga-drive/s7"), "no run 'sample-smoke/rga-drive/s7'"),
-        (("prepare", "sample/none"), "no active run uses 'sample/none'; in use: sample/native"),
+        (
+            ("prepare", "sample/none"),
+            "no active run uses 'sample/none'; in use: sample/native, sample/bcdu",
+        ),
         (("ledger", "drive-paper"), "campaign 'drive-paper' is not active; active: sample-smoke"),
         (("trace", "rga-9-99", "f1"), "rga-9-99"),
         (("trace", "sample-smoke/rga-drive/s7", "f1"), "no run"),
@@ -53,7 +56,8 @@ def test_light_verbs_do_not_import_torch(root):
 def test_plan_lists_every_run_and_marks_the_active(root):
     lines = resegment("plan", "--list", cwd=root).stdout.splitlines()
     active = {line.split()[0] for line in lines if line.endswith("active")}
-    assert active == {"sample-smoke/unet-drive/s0", "sample-smoke/rga-drive/s0"}
+    papers = ("unet", "rga", "rsan", "bcdu", "hybridnetseg", "mininet")
+    assert active == {f"sample-smoke/{name}-drive/s0" for name in papers}
     assert any(line.startswith("drive-lite/rga-drive/s2") for line in lines)
 
 
@@ -62,7 +66,8 @@ def checkout(tmp_path, monkeypatch, root):
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((root / name).read_bytes())
     (tmp_path / "data").mkdir()
-    (tmp_path / "data/registry").symlink_to(root / "data/registry")
+    for name in ("registry", "splits"):
+        (tmp_path / "data" / name).symlink_to(root / "data" / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -85,7 +90,7 @@ def test_a_stage_whose_parameters_change_fails(checkout):
         (checkout / "params.yaml").write_text(yaml.safe_dump(tree))
 
     with cli.held(run=run):
-        edit(lambda t: t["budgets"]["lite"].update(recipe="rga-512"))  # not this run's budget
+        edit(lambda t: t["budgets"]["lite"].update(inference="stride-5"))  # not this run's budget
     with pytest.raises(UserError, match=r"params\.yaml.*changed during the stage"):
         with cli.held(run=run):
             edit(lambda t: t["budgets"]["smoke"]["train"].update(epochs=1))
@@ -108,8 +113,8 @@ def test_a_plan_out_of_step_is_refused(checkout):
 
 def test_code_is_found_through_imports_at_any_depth():
     names = closure.files("resegment.train", "resegment.models.rga_net")
-    assert {"train.py", "losses.py", "augment.py", "checkpoint.py", "models/__init__.py",
-            "models/layers.py", "models/rga_net.py"} == set(names)  # fmt: skip
+    assert {"train.py", "pairs.py", "losses.py", "augment.py", "checkpoint.py", "costs.py",
+            "models/__init__.py", "models/layers.py", "models/rga_net.py"} == set(names)  # fmt: skip
     assert "metrics.py" in closure.files("resegment.score")
     assert "datasets/drive.py" not in closure.files("resegment.score")
 

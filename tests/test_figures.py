@@ -33,7 +33,7 @@ def fake_campaign(names=("net-a", "net-b"), budget="smoke", dataset="sample", pu
                 "dataset": dataset,
                 "seed": seed,
                 "protocol": "frame-network",
-                "geometry": {"resize": [48, 40], "pad": None},
+                "geometry": {"resize": [48, 40], "pad": None, "width": None},
                 "splits": SPLITS,
             }
             runs.append(run)
@@ -145,7 +145,7 @@ def _manifest(run, campaign):
         "parameters": {
             "model": {"name": "unet", "options": {}},
             "train": config.Train(epochs=30, batch_size=4, loss={"bce": 1}).model_dump(mode="json"),
-            "geometry": {"resize": None, "pad": None},
+            "geometry": {"resize": None, "pad": None, "width": None},
         },
         "fingerprints": {"parameters": "a" * 64, "data": "b" * 64, "code": "c" * 64},
         "weights_md5": "d" * 32,

@@ -51,6 +51,7 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
             "rows": ["rga-2-08", "rga-3-11"],
             "seed": seed,
             "protocol": PROTOCOL,
+            "cross": [],
         } | change
         scores = paths.scores(run["run"])
         scores.mkdir(parents=True)
@@ -236,7 +237,7 @@ def test_the_same_scores_give_the_same_bytes():
     folder = paths.reports("drive-paper")
     ledger.build("drive-paper", runs)
     first = {p.name: p.read_bytes() for p in folder.iterdir()}
-    assert sorted(first) == ["curves.csv", "history.csv", "ledger.csv", "scores.csv"]
+    assert sorted(first) == ["cross.csv", "curves.csv", "history.csv", "ledger.csv", "scores.csv"]
     ledger.build("drive-paper", runs)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == first
     with open(folder / "ledger.csv", newline="") as f:

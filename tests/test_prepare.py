@@ -12,7 +12,9 @@ from resegment.errors import UserError
 from resegment.geometry import restore, to_network, to_network_mask
 from resegment.ingest import ingest
 
-NATIVE = {"resize": None, "pad": None}
+NATIVE = {"resize": None, "pad": None, "width": None}
+PLAIN = NATIVE | {"enhance": [], "fov": False, "flips": False, "rotations": 0,
+                  "flip_rotations": False}  # fmt: skip
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def image():
 
 @pytest.mark.parametrize("pad", [(31, 45), (32, 48), (64, 63)])
 def test_padding_is_undone_exactly(image, pad):
-    geometry = {"resize": None, "pad": list(pad)}
+    geometry = {"resize": None, "pad": list(pad), "width": None}
     padded = to_network(image, geometry)
     assert padded.shape == (*pad, 3) and padded.sum() == image.sum()
     gray = image[..., 0].astype(np.uint16) * 257
@@ -32,20 +34,28 @@ def test_padding_is_undone_exactly(image, pad):
 def test_padding_is_centred_as_in_rsans_code(image):
     top, left = (592 - 584) // 2, (592 - 565) // 2
     picture = np.ones((584, 565, 3), np.uint8)
-    padded = to_network(picture, {"resize": None, "pad": [592, 592]})
+    padded = to_network(picture, {"resize": None, "pad": [592, 592], "width": None})
     assert padded[top, left].all() and not padded[top - 1].any() and not padded[:, left - 1].any()
 
 
 def test_a_pad_that_is_too_small_is_refused(image):
     with pytest.raises(UserError, match="smaller than an image of 31x45"):
-        to_network(image, {"resize": None, "pad": [30, 64]})
+        to_network(image, {"resize": None, "pad": [30, 64], "width": None})
 
 
 def test_resize_goes_to_the_size_and_back(image):
-    geometry = {"resize": [64, 32], "pad": None}
+    geometry = {"resize": [64, 32], "pad": None, "width": None}
     assert to_network(image, geometry).shape == (64, 32, 3)
     assert to_network_mask(image[..., 0] > 99, geometry).dtype == bool
     assert restore(np.zeros((64, 32), np.uint16), geometry, (31, 45)).shape == (31, 45)
+
+
+def test_a_width_scales_both_sides_alike(image):
+    geometry = NATIVE | {"width": 90}
+    height, width = image.shape[:2]
+    assert to_network(image, geometry).shape[:2] == (round(height * 90 / width), 90)
+    small = np.zeros((round(height * 90 / width), 90), np.uint16)
+    assert restore(small, geometry, (height, width)).shape == (height, width)
 
 
 def test_no_geometry_is_the_identity(image):
@@ -53,11 +63,20 @@ def test_no_geometry_is_the_identity(image):
 
 
 def test_the_papers_set_has_363_variants():
-    recipe = {"flips": True, "rotations": 360}
+    recipe = PLAIN | {"flips": True, "rotations": 360}
     made = prepare.operations(recipe)
     assert len(made) == 363 and 20 * len(made) == 7260
     assert made[:3] == [("none", 0.0), ("hflip", 0.0), ("vflip", 0.0)]
     assert [a for _, a in made[3:]] == list(range(1, 361))
+
+
+def test_stares_set_has_1083_variants():
+    recipe = PLAIN | {"flips": True, "rotations": 360, "flip_rotations": True}
+    made = prepare.operations(recipe)
+    assert 10 * len(made) == 10 * len(set(made)) == 10830
+    square = np.arange(49, dtype=np.uint8).reshape(7, 7)
+    turned = prepare.apply(square, "rotate-hflip", 90.0, cv2.INTER_NEAREST)
+    assert np.array_equal(turned, np.rot90(square)[:, ::-1])
 
 
 def test_quarter_turns_and_flips_move_image_and_label_together():
@@ -80,7 +99,7 @@ def sample(tmp_path, monkeypatch, root):
 
 
 def test_pairs_on_disk_are_lossless_and_joined_by_id(sample):
-    recipe = {"resize": None, "pad": None, "flips": True, "rotations": 4}
+    recipe = PLAIN | {"flips": True, "rotations": 4, "fov": True}
     prepare.prepare("sample", "sample", "turned", recipe, NATIVE)
     folder = paths.prepared("sample", "turned")
     with open(folder / "manifest.csv", newline="") as f:
@@ -99,6 +118,9 @@ def test_pairs_on_disk_are_lossless_and_joined_by_id(sample):
         mask = cv2.imread(str(folder / row["label"]), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(mask, prepare.apply(label, *how, cv2.INTER_NEAREST))
         assert set(np.unique(mask)) <= {0, 255}
+        fov = native.mask("sample", table[row["id"]], "fov").astype(np.uint8) * 255
+        mask = cv2.imread(str(folder / row["fov"]), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(mask, prepare.apply(fov, *how, cv2.INTER_NEAREST))
     recorded = json.loads((folder / "manifest.json").read_text())["files"]
     assert set(recorded) == {p.name for p in folder.iterdir()} - {"manifest.json"}
 
@@ -125,7 +147,7 @@ def test_drive_becomes_7260_pairs(tmp_path, monkeypatch, real_data, root):
         (tmp_path / folder).symlink_to(root / folder)
     add("drive", real_data / "DRIVE")
     ingest("drive")
-    recipe = {"resize": [512, 512], "pad": None, "flips": True, "rotations": 360}
+    recipe = PLAIN | {"resize": [512, 512], "flips": True, "rotations": 360}
     prepare.prepare("drive", "drive", "rga-512", recipe, recipe)
     folder = paths.prepared("drive", "rga-512")
     with open(folder / "manifest.csv", newline="") as f:

@@ -19,9 +19,9 @@ from resegment.protocols import COMMON, Protocol
 from resegment.score import score
 
 RUN = "toy-lite/unet/s0"
-SAME = {"resize": None, "pad": None}
-PAD = {"resize": None, "pad": [32, 40]}
-RESIZE = {"resize": [16, 20], "pad": None}
+SAME = {"resize": None, "pad": None, "width": None}
+PAD = {"resize": None, "pad": [32, 40], "width": None}
+RESIZE = {"resize": [16, 20], "pad": None, "width": None}
 SPLITS = {"a": "train", "b": "val", "c": "test", "d": "test", "e": "test"}
 PROTOCOLS = {
     "common": COMMON,

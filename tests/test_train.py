@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from resegment import augment, checkpoint, config, files, paths, train
+from resegment import augment, checkpoint, config, files, pairs, paths, train
 from resegment.errors import UserError
+
+AUGMENT = config.Augment().model_dump()
 
 
 @pytest.fixture(scope="session")
@@ -34,14 +36,16 @@ def run(base, tmp_path, monkeypatch):
     folder = paths.prepared("sample", "native")
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
+    fov = cv2.circle(np.zeros((40, 44), np.uint8), (22, 20), 18, 255, -1)
     rows = []
     for i in range(4):
         label = cv2.GaussianBlur(rng.random((40, 44)), (0, 0), 3) > 0.5
         image = (60 + 90 * ~label[..., None] + rng.integers(0, 40, (40, 44, 3))).astype(np.uint8)
         row = dict(sample=i, id=i, split="val" if i == 3 else "train", operation="none", angle=0,
-                   image=f"{i}_image.png", label=f"{i}_label.png")  # fmt: skip
+                   image=f"{i}_image.png", label=f"{i}_label.png", fov=f"{i}_fov.png")  # fmt: skip
         cv2.imwrite(str(folder / row["image"]), image)
         cv2.imwrite(str(folder / row["label"]), label.astype(np.uint8) * 255)
+        cv2.imwrite(str(folder / row["fov"]), fov)
         rows.append(row)
     with open(folder / "manifest.csv", "w", newline="") as f:
         table = csv.DictWriter(f, rows[0])
@@ -51,9 +55,9 @@ def run(base, tmp_path, monkeypatch):
     return copy.deepcopy(base)
 
 
-def fit(run, name="out"):
-    out = paths.Path(name)
-    train.fit(run, config.trained_by(run), paths.prepared("sample", "native"), out, "cpu", {})
+def fit(run, name="out", initial=None):
+    out, prepared = paths.Path(name), paths.prepared("sample", "native")
+    train.fit(run, config.trained_by(run), prepared, out, "cpu", {}, initial)
     return files.md5(out / "weights.safetensors"), (out / "history.csv").read_text()
 
 
@@ -226,7 +230,8 @@ def test_monitoring_without_validation_images_is_refused(run):
 
 @pytest.mark.parametrize("crop", [None, 24])
 def test_augmentation_moves_image_and_label_together(crop):
-    how = {"crop": crop, "flips": True, "rotate": 180.0, "scale": 0.2, "gain": 0.0, "offset": 0.0}
+    how = AUGMENT | {"crop": crop, "flips": True, "rotate": 180.0, "scale": 0.2}
+    how |= {"aspect": 0.1, "shift": 0.1, "warp": 0.8}
     label = np.zeros((40, 44), np.uint8)
     label[10:25, 5:30] = 1
     image = np.repeat(label[..., None] * 200, 3, 2)
@@ -238,7 +243,7 @@ def test_augmentation_moves_image_and_label_together(crop):
 
 
 def test_flips_and_crops_alone_lose_nothing():
-    how = {"crop": 16, "flips": True, "rotate": 0.0, "scale": 0.0, "gain": 0.0, "offset": 0.0}
+    how = AUGMENT | {"crop": 16, "flips": True}
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)
     windows = np.lib.stride_tricks.sliding_window_view(image[..., 0], (16, 16)).reshape(-1, 16, 16)
@@ -248,9 +253,74 @@ def test_flips_and_crops_alone_lose_nothing():
         assert any((windows == v).all((1, 2)).any() for v in views)
 
 
+def test_a_crop_inside_the_field_of_view_shows_nothing_else():
+    fov = cv2.circle(np.zeros((60, 66), np.uint8), (33, 30), 25, 1, -1)
+    corners = augment.corners_inside(fov > 0, 12)
+    brute = [y * 66 + x for y in range(49) for x in range(55) if fov[y : y + 12, x : x + 12].all()]
+    assert corners.tolist() == brute
+    image = np.repeat(fov[..., None] * 200, 3, 2)
+    for i in range(20):
+        how, rng = AUGMENT | {"crop": 12, "inside_fov": True}, np.random.default_rng(i)
+        x, y = augment.augment(image, fov, how, rng, corners)
+        assert y.all() and (x == 200).all()
+
+
+def test_a_field_of_view_smaller_than_the_crop_is_said(run):
+    run["train"]["augment"] |= {"crop": 32, "inside_fov": True}
+    with pytest.raises(UserError, match=r"no square of 32 pixels: lower train\.augment\.crop"):
+        fit(run)
+
+
+def test_patches_inside_the_field_of_view_train(run):
+    run["train"]["augment"] |= {"crop": 16, "inside_fov": True}
+    assert fresh(run, "a") == fresh(run, "b")
+
+
+def test_jitter_draws_each_change_within_its_limit():
+    image = np.full((4, 4, 3), (150, 100, 50), np.uint8)
+    none = config.Jitter().model_dump()
+    assert augment.jitter(image, none, np.random.default_rng(0)) is image
+
+    def values(**limits):
+        seeds = map(np.random.default_rng, range(40))
+        return np.array([augment.jitter(image, none | limits, r)[0, 0] for r in seeds], float)
+
+    bright = values(brightness=0.3) / (150, 100, 50)
+    assert 0.68 < bright.min() < 0.8 and 1.2 < bright.max() < 1.32
+    assert np.abs(bright - bright.mean(1, keepdims=True)).max() < 0.02  # one factor for all
+    luma = np.array([0.299, 0.587, 0.114])
+    assert np.abs(values(saturation=0.3) @ luma - [150, 100, 50] @ luma).max() < 1
+    hue = values(hue=0.5)
+    assert hue.max() <= 152 and hue.min() >= 48 and len(np.unique(hue.argmax(1))) == 3
+    flat = values(contrast=1.0)
+    assert flat.std(1).min() < 10 < 45 < flat.std(1).max()
+
+
+def test_a_run_starts_from_another_runs_weights(run):
+    fresh(run, "first")
+    other = copy.deepcopy(run)
+    other["train"] |= {"epochs": 1, "optimiser": run["train"]["optimiser"] | {"lr": 1e-12}}
+    other["train"]["schedule"] |= {"name": "constant"}
+    checkpoint.remove(other["run"])
+    fit(other, "second", paths.Path("first/weights.safetensors"))
+    a, b = weights("first"), weights("second")
+    assert all(
+        torch.allclose(a[k], b[k], atol=1e-6) for k in a if a[k].dim() and "running" not in k
+    )
+    prints = json.loads(paths.Path("second/manifest.json").read_text())["fingerprints"]
+    assert prints["initial"] == files.md5(paths.Path("first/weights.safetensors"))
+
+
+def test_weights_of_another_network_are_refused(run):
+    fresh(run, "first")
+    run["model"]["options"]["width"] = 6
+    with pytest.raises(UserError, match=r"first/weights\.safetensors holds no weights"):
+        fit(run, "second", paths.Path("first/weights.safetensors"))
+
+
 def test_every_item_is_drawn_once_an_epoch_and_in_another_order_each_time():
-    orders = [train.draws(10, None, 0, e) for e in (0, 1)]
+    orders = [pairs.draws(10, None, 0, e) for e in (0, 1)]
     assert all(sorted(i for _, i in o) == list(range(10)) for o in orders)
-    assert orders[0] != orders[1] and orders[0] == train.draws(10, None, 0, 0)
-    longer = [i for _, i in train.draws(10, 25, 0, 0)]
+    assert orders[0] != orders[1] and orders[0] == pairs.draws(10, None, 0, 0)
+    longer = [i for _, i in pairs.draws(10, 25, 0, 0)]
     assert len(longer) == 25 and max(map(longer.count, range(10))) == 3

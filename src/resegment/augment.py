@@ -3,16 +3,23 @@
 import cv2
 import numpy as np
 
+GRAY = np.float32([[0.299, 0.587, 0.114]])  # ITU-R BT.601
+
 
 def augment(
-    image: np.ndarray, label: np.ndarray, how: dict, rng: np.random.Generator
+    image: np.ndarray,
+    label: np.ndarray,
+    how: dict,
+    rng: np.random.Generator,
+    corners: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random view of (H, W, 3) uint8 and (H, W) uint8 {0, 1}: both move together.
 
     how: the parameters of `config.Augment`. With `crop` c both come back c x c, cut from a
-    corner on the pixel grid so that an unrotated crop stays inside. The image is sampled
-    bilinearly, the label by nearest neighbour; outside is black and background. The same
-    generator state gives the same bytes.
+    corner on the pixel grid so that an unrotated crop stays inside; `corners` are the numbers
+    top * W + left of those to choose from (default: all). The image is sampled bilinearly, the
+    label by nearest neighbour; outside is black and background. The same generator state gives
+    the same bytes.
     """
     height, width = label.shape
     h = w = how["crop"]
@@ -20,12 +27,18 @@ def augment(
         h, w = height, width
     left = int(rng.integers(0, max(width - w, 0) + 1))
     top = int(rng.integers(0, max(height - h, 0) + 1))
-    centre = (left + w / 2, top + h / 2)
-    angle = rng.uniform(-how["rotate"], how["rotate"])
+    if corners is not None:
+        top, left = divmod(int(corners[rng.integers(len(corners))]), width)
+    centre = np.array([left + w / 2, top + h / 2])
+    turn = cv2.getRotationMatrix2D((0, 0), rng.uniform(-how["rotate"], how["rotate"]), 1.0)[:, :2]
     scale = 1 + rng.uniform(-how["scale"], how["scale"])
+    aspect = 1 + rng.uniform(-how["aspect"], how["aspect"])
+    shift = rng.uniform(-how["shift"], how["shift"], 2) * (w, h)
     flip = rng.random(2) < 0.5
-    matrix = cv2.getRotationMatrix2D(centre, angle, scale)
-    matrix[:, 2] += [w / 2 - centre[0], h / 2 - centre[1]]
+    if rng.random() >= how["warp"]:
+        turn, scale, aspect, shift = np.eye(2), 1.0, 1.0, np.zeros(2)
+    turn = turn * (scale * np.array([[aspect**0.5], [aspect**-0.5]]))
+    matrix = np.column_stack([turn, np.array([w / 2, h / 2]) + shift - turn @ centre])
     if how["flips"]:
         for axis, side in ((0, w), (1, h)):
             if flip[axis]:
@@ -39,9 +52,41 @@ def augment(
         table = np.arange(256)[:, None] * gain + offset
         table = np.clip(np.rint(table), 0, 255).astype(np.uint8)[None]
         image = cv2.LUT(image, np.ascontiguousarray(table))
-    return image, label
+    return jitter(image, how["jitter"], rng), label
+
+
+def jitter(image: np.ndarray, how: dict, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter.
+
+    Each factor is drawn from 1 -+ its limit (hue: a turn of -+ its limit of the circle);
+    brightness blends with black, contrast with the mean gray, saturation with the gray image.
+    """
+    if not any(how.values()):
+        return image
+    x = image.astype(np.float32)
+    for name in rng.permutation(sorted(k for k, limit in how.items() if limit)):
+        change = rng.uniform(-how[name], how[name])
+        if name == "hue":
+            hsv = cv2.cvtColor(np.rint(x).astype(np.uint8), cv2.COLOR_RGB2HSV_FULL)
+            hsv[..., 0] += np.uint8(round(256 * change) % 256)  # wraps: a circle
+            x = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(np.float32)
+            continue
+        other = 0.0 if name == "brightness" else cv2.transform(x, GRAY)[..., None]
+        if name == "contrast":
+            other = other.mean()
+        x = np.clip(other + (x - other) * np.float32(1 + change), 0, 255)
+    return np.rint(x).astype(np.uint8)
+
+
+def corners_inside(fov: np.ndarray, crop: int) -> np.ndarray:
+    """Numbers top * W + left of the crop x crop squares that lie wholly in (H, W) bool."""
+    sums = cv2.integral(fov.astype(np.uint8))
+    held = sums[crop:, crop:] - sums[:-crop, crop:] - sums[crop:, :-crop] + sums[:-crop, :-crop]
+    top, left = np.nonzero(held == crop * crop)
+    return (top * fov.shape[1] + left).astype(np.int32)
 
 
 def leaves_alone(how: dict) -> bool:
     """True where `augment` would return its input."""
-    return not any(how.values())
+    moves = ("crop", "flips", "rotate", "scale", "aspect", "shift", "gain", "offset")
+    return not any(how[k] for k in moves) and not any(how["jitter"].values())

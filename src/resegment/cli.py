@@ -24,6 +24,7 @@ app.add_typer(data, name="data")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
 Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
+On = Annotated[str | None, typer.Option(metavar="DATASET", help="one of the campaign's cross sets")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 
 
@@ -144,37 +145,61 @@ def train(run_id: RunId, device: Device = "auto"):
     run = resolved(run_id)
     folder = paths.prepared(run["split"], run["recipe"])
     roots = ("resegment.train", f"resegment.models.{run['model']['name']}")
-    with held(folder / "manifest.json", roots=roots, run=run_id), devices.claim(device) as where:
+    first = run["initial"] and paths.run(run["initial"]) / "weights.safetensors"
+    if first and not first.exists():
+        raise UserError(f"{first} is missing: train {run['initial']} first")
+    inputs = [folder / "manifest.json", *([first] if first else [])]
+    with held(*inputs, roots=roots, run=run_id), devices.claim(device) as where:
         from resegment import checkpoint
         from resegment.train import fit
 
-        fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin())
+        fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin(), first)
     checkpoint.remove(run_id)
 
 
+def scored_on(run: dict, dataset: str | None) -> tuple[str, str, dict[str, str]]:
+    """(id of the maps, dataset, {id: part}): a run's own images, or another set's test images."""
+    from resegment import native
+
+    if dataset in (None, run["dataset"]):
+        return run["run"], run["dataset"], native.split(run["split"], run["dataset"])
+    if dataset not in run["cross"]:
+        have = ", ".join(run["cross"]) or "none"
+        raise UserError(f"{paths.PARAMS}: {run['run']} is not scored on {dataset!r}; cross: {have}")
+    tested = {i: p for i, p in native.split(dataset, dataset).items() if p == "test"}
+    return paths.cross(run["run"], dataset), dataset, tested
+
+
 @app.command()
-def predict(run_id: RunId, device: Device = "auto"):
+def predict(run_id: RunId, on: On = None, device: Device = "auto"):
     """Draw the probability maps of one run."""
     run = resolved(run_id)
     weights = paths.run(run_id) / "weights.safetensors"
     with held(weights, roots=("resegment.predict",), run=run_id), devices.claim(device) as where:
         from resegment import predict as stage
 
-        stage.predict(run, where)
+        maps, dataset, splits = scored_on(run, on)
+        stage.predict(run, where, dataset, splits, paths.predictions(maps))
 
 
 @app.command()
-def score(run_id: RunId):
-    """Count and score the maps of one run under every protocol of params.yaml."""
-    from resegment import native
+def score(run_id: RunId, on: On = None):
+    """Count and score the maps of one run under every protocol of params.yaml.
+
+    On another dataset the thresholds are those chosen on the run's own training images.
+    """
     from resegment import score as stage
     from resegment.protocols import Protocol
 
     run, params = resolved(run_id), config.load()
     protocols = {n: Protocol(**p.model_dump()) for n, p in params.protocols.items()}
-    with held(paths.predictions(run_id) / "manifest.json", roots=("resegment.score",), run=run_id):
-        splits = native.split(run["split"], run["dataset"])
-        stage.score(run_id, run["dataset"], run["geometry"], protocols, splits)
+    maps, dataset, splits = scored_on(run, on)
+    files = [paths.predictions(maps) / "manifest.json"]
+    if maps != run_id:
+        files.append(paths.scores(run_id) / "metrics.json")
+        protocols = stage.frozen(protocols, run_id)
+    with held(*files, roots=("resegment.score",), run=run_id):
+        stage.score(maps, dataset, run["geometry"], protocols, splits)
 
 
 @app.command()

@@ -17,7 +17,8 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-LOSSES = ("bce", "dice", "iou")
+LOSSES = ("bce", "dice", "iou", "weighted_dice", "squared_dice", "pixel_iou")
+ENHANCE = ("gray", "stretch", "clahe", "gamma")
 
 
 class Section(BaseModel):
@@ -29,14 +30,18 @@ class Recipe(Section):
 
     resize: Size | None = Field(None, description="height, width; anisotropic if the papers' is")
     pad: Size | None = Field(None, description="height, width; centred zeros, undone exactly")
+    width: Positive | None = Field(None, description="width after an isotropic resize")
+    enhance: tuple[Literal[ENHANCE], ...] = Field((), description="steps before the resize")
+    fov: bool = Field(False, description="write the field of view, too: for crops inside it")
     flips: bool = Field(False, description="write the horizontal and the vertical flip, too")
     rotations: int = Field(0, ge=0, le=360, description="N rotations by 360/N, ..., 360 degrees")
+    flip_rotations: bool = Field(False, description="write both flips of every rotation, too")
     cache: bool = Field(True, description="keep it in the DVC cache; false for large derived sets")
 
     @model_validator(mode="after")
     def one_geometry(self):
-        if self.resize and self.pad:
-            raise ValueError("give resize or pad, not both")
+        if sum(map(bool, (self.resize, self.pad, self.width))) > 1:
+            raise ValueError("give resize, pad or width, not two of them")
         return self
 
 
@@ -70,15 +75,29 @@ class Schedule(Section):
     patience: Positive = Field(5, description="plateau: epochs without improvement")
 
 
+class Jitter(Section):
+    """Largest relative changes of colour, in random order; hue as a share of its circle."""
+
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
 class Augment(Section):
     """Drawn anew for every item of every epoch, from (seed, epoch, index) alone."""
 
     crop: Positive | None = Field(None, description="side of the square cut out, pixels")
+    inside_fov: bool = Field(False, description="cut only where the square is in the FOV")
     flips: bool = False
+    warp: Fraction = Field(1.0, description="probability of rotate, scale, aspect and shift")
     rotate: float = Field(0.0, ge=0, le=180, description="largest angle to either side, degrees")
     scale: Fraction = Field(0.0, description="largest relative change of size")
+    aspect: Fraction = Field(0.0, description="largest relative change of width against height")
+    shift: Fraction = Field(0.0, description="largest shift, share of each side")
     gain: Fraction = Field(0.0, description="largest relative change of contrast, per channel")
     offset: Fraction = Field(0.0, description="largest change of brightness, share of full scale")
+    jitter: Jitter = Jitter()
 
 
 class Train(Section):
@@ -86,6 +105,7 @@ class Train(Section):
     batch_size: Positive
     samples_per_epoch: Positive | None = Field(None, description="null: every sample once")
     loss: dict[Literal[LOSSES], float] = Field(min_length=1, description="weight of each term")
+    alpha: Literal["one", "linear", "error"] = Field("one", description="factor on the loss")
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
     augment: Augment = Augment()
@@ -97,6 +117,19 @@ class Train(Section):
     workers: int = Field(0, ge=0, description="loader processes; they change nothing but time")
 
 
+class Inference(Section):
+    """The whole image at once, or overlapping patches whose maps are averaged."""
+
+    patch: Positive | None = Field(None, description="side of a patch, pixels; null: the image")
+    stride: Positive | None = Field(None, description="pixels from one patch to the next")
+
+    @model_validator(mode="after")
+    def both_or_none(self):
+        if bool(self.patch) != bool(self.stride) or (self.stride or 0) > (self.patch or 0):
+            raise ValueError("give patch and a stride that is not larger, or neither")
+        return self
+
+
 class Experiment(Section):
     paper: Literal["rga", "rsan", "bcdu", "hybridnetseg", "mininet"] | None = None
     rows: tuple[str, ...] = Field((), description="ids of the published rows it re-measures")
@@ -105,14 +138,25 @@ class Experiment(Section):
     recipe: Name
     model: Model
     train: Train
+    initial: Name | None = Field(None, description="the experiment, in the same campaign and with "
+                                 "the same seed, from whose weights training starts")  # fmt: skip
+    inference: Name = "whole"
     protocol: Name
 
 
-class Budget(Section):
-    """A declared reduction: what it names replaces what the experiment says."""
+class Reduction(Section):
+    """What replaces what the experiment says."""
 
-    recipe: Name | None = None
+    recipes: dict[Name, Name] = Field({}, description="the recipe that stands in for another")
+    inference: Name | None = None
+    options: dict[str, bool | int | float | str | None | list[int]] = {}
     train: dict = {}
+
+
+class Budget(Reduction):
+    """A declared reduction, for all networks and, beyond that, for some."""
+
+    models: dict[Name, Reduction] = Field({}, description="laid over it for a model of that name")
 
 
 class Campaign(Section):
@@ -120,6 +164,8 @@ class Campaign(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     budget: Name
     dataset: Name | None = Field(None, description="replaces the experiments' own dataset")
+    cross: tuple[Name, ...] = Field((), description="datasets on whose test images every run is "
+                                    "scored beside its own")  # fmt: skip
 
 
 class Params(Section):
@@ -127,6 +173,7 @@ class Params(Section):
     campaigns: dict[Name, Campaign]
     budgets: dict[Name, Budget]
     recipes: dict[Name, Recipe]
+    inference: dict[Name, Inference]
     protocols: dict[Name, Protocol]
     experiments: dict[Name, Experiment]
     anchors: dict = Field({}, alias="defaults", description="anchors for YAML merge keys")
@@ -144,12 +191,26 @@ class Params(Section):
             known(campaign.budget, "budgets", f"campaigns.{key}.budget")
             for name in campaign.experiments:
                 known(name, "experiments", f"campaigns.{key}.experiments")
+                first = self.experiments[name].initial
+                if first and first not in campaign.experiments:
+                    raise ValueError(f"campaigns.{key}.experiments has {name}, which starts from "
+                                     f"{first}: add it")  # fmt: skip
         for key, budget in self.budgets.items():
-            if budget.recipe:
-                known(budget.recipe, "recipes", f"budgets.{key}.recipe")
+            parts = {"": budget} | {f".models.{m}": r for m, r in budget.models.items()}
+            for part, reduction in parts.items():
+                for name in (*reduction.recipes, *reduction.recipes.values()):
+                    known(name, "recipes", f"budgets.{key}{part}.recipes")
+                if reduction.inference:
+                    known(reduction.inference, "inference", f"budgets.{key}{part}.inference")
         for key, experiment in self.experiments.items():
             known(experiment.recipe, "recipes", f"experiments.{key}.recipe")
             known(experiment.protocol, "protocols", f"experiments.{key}.protocol")
+            known(experiment.inference, "inference", f"experiments.{key}.inference")
+            if experiment.initial:
+                known(experiment.initial, "experiments", f"experiments.{key}.initial")
+                if self.experiments[experiment.initial].model.name != experiment.model.name:
+                    raise ValueError(f"experiments.{key}.initial names {experiment.initial!r}, "
+                                     "which has another model: weights would not fit")  # fmt: skip
         return self
 
 
@@ -199,9 +260,19 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
     e = params.experiments[experiment]
     budget = params.budgets[c.budget]
     where = f"experiments.{experiment} under budgets.{c.budget}"
-    train = _validated(Train, _merged(e.train.model_dump(), budget.train), where)
+    own = budget.models.get(e.model.name, Reduction())
+    reduced = _merged(_merged(e.train.model_dump(), budget.train), own.train)
+    train = _validated(Train, reduced, where)
     dataset = c.dataset or e.dataset
-    recipe = budget.recipe or e.recipe
+    recipe = (budget.recipes | own.recipes).get(e.recipe, e.recipe)
+    inference = own.inference or budget.inference or e.inference
+    model = e.model.model_dump(mode="json")
+    model["options"] |= budget.options | own.options
+    if train.augment.inside_fov and not (params.recipes[recipe].fov and train.augment.crop):
+        raise UserError(
+            f"{paths.PARAMS}: {where}: train.augment.inside_fov needs a crop and a recipe with "
+            f"fov: true, which {recipe} has not"
+        )
     return {
         "run": f"{campaign}-{c.budget}/{experiment}/s{seed}",
         "campaign": f"{campaign}-{c.budget}",
@@ -214,9 +285,16 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
         "dataset": dataset,
         "split": (e.split if dataset == e.dataset else None) or dataset,
         "recipe": recipe,
-        "geometry": params.recipes[recipe].model_dump(mode="json", include={"resize", "pad"}),
-        "model": e.model.model_dump(mode="json"),
+        "geometry": params.recipes[recipe].model_dump(
+            mode="json", include={"resize", "pad", "width"}
+        ),
+        "enhance": list(params.recipes[recipe].enhance),
+        "model": model,
         "train": train.model_dump(mode="json"),
+        "initial": e.initial and f"{campaign}-{c.budget}/{e.initial}/s{seed}",
+        "inference": params.inference[inference].model_dump(),
+        "inference_name": inference,
+        "cross": [d for d in c.cross if d != dataset],
         "protocol": e.protocol,
     }
 
@@ -241,4 +319,7 @@ def find(params: Params, run_id: str) -> dict:
 
 def trained_by(run: dict) -> dict:
     """The part of a run that decides its weights: what is fingerprinted beside data and code."""
-    return {key: run[key] for key in ("model", "train", "seed", "split", "recipe", "geometry")}
+    return {
+        key: run[key]
+        for key in ("model", "train", "seed", "split", "recipe", "geometry", "enhance", "initial")
+    }

@@ -1,6 +1,7 @@
 """From an image's own size to the network's and back: the only place that knows the way.
 
-A geometry is {"resize": [h, w] | None, "pad": [h, w] | None}; both None leave the size alone.
+A geometry is {"resize": [h, w] | None, "pad": [h, w] | None, "width": w | None}; with all three
+None the size stays. `width` scales both sides alike, so that eyes of all cameras are alike wide.
 """
 
 import cv2
@@ -20,10 +21,16 @@ def _offsets(size: tuple[int, int], geometry: dict) -> tuple[int, int]:
     return (h - height) // 2, (w - width) // 2
 
 
+def _resized(size: tuple[int, int], geometry: dict) -> tuple[int, int] | None:
+    """Height and width that a resize makes of an image's, or None without one."""
+    if w := geometry["width"]:
+        return round(size[0] * w / size[1]), w
+    return tuple(geometry["resize"]) if geometry["resize"] else None
+
+
 def _place(array: np.ndarray, geometry: dict, interpolation: int) -> np.ndarray:
-    if geometry["resize"]:
-        h, w = geometry["resize"]
-        return cv2.resize(array, (w, h), interpolation=interpolation)
+    if size := _resized(array.shape[:2], geometry):
+        return cv2.resize(array, size[::-1], interpolation=interpolation)
     if geometry["pad"]:
         top, left = _offsets(array.shape[:2], geometry)
         out = np.zeros((*geometry["pad"], *array.shape[2:]), array.dtype)
@@ -48,7 +55,7 @@ def restore(probability: np.ndarray, geometry: dict, size: tuple[int, int]) -> n
     Padding is undone exactly; a resize is undone bilinearly.
     """
     height, width = size
-    if geometry["resize"]:
+    if _resized(size, geometry):
         return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
     if geometry["pad"]:
         top, left = _offsets(size, geometry)

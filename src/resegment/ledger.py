@@ -1,4 +1,4 @@
-"""A campaign's scores in four tables, and beside every published number what was measured.
+"""A campaign's scores in five tables, and beside every published number what was measured.
 
 scores.csv   one row per run, protocol and metric, with the 95 % image-bootstrap interval of that
              run; the second observer once per experiment, as the seed `observer2`.
@@ -6,6 +6,7 @@ ledger.csv   one row per published number that an experiment of the campaign re-
 curves.csv   the ROC (x = false positive rate, y = true positive rate) and precision-recall
              (x = recall, y = precision) points of every run.
 history.csv  every epoch of every run.
+cross.csv    scores of every run on other datasets' test images, at its own thresholds.
 
 Seed and image uncertainty stay apart: `mean` and `sd` (ddof = 1) are over seeds; `image_ci_*` is
 the mean over seeds of the lower and of the upper bounds of the runs' bootstrap intervals, which is
@@ -30,6 +31,7 @@ LEDGER = ("paper", "table", "row", "method", "dataset", "metric", "published", "
           "budget", "protocol", "n_seeds", "mean", "sd", "image_ci_low", "image_ci_high",
           "difference", "verdict", "reason", "deviations", "runs")  # fmt: skip
 CURVES = ("experiment", "seed", "protocol", "curve", "x", "y")
+CROSS = ("campaign", "experiment", "budget", "trained_on", "scored_on", *SCORES[4:])
 AXES = {"roc": ("fpr", "tpr"), "pr": ("recall", "precision")}
 Interval = tuple[float, float]
 
@@ -50,6 +52,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "ledger": (LEDGER, [r for group in experiments.values() for r in _ledger(group, measured)]),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
         "history": _history(runs),
+        "cross": (CROSS, [r for run in runs for d in run["cross"] for r in _cross(run, d)]),
     }
     for name, (header, rows) in tables.items():
         with files.atomic(paths.reports(campaign) / f"{name}.csv") as tmp:
@@ -130,6 +133,16 @@ def _scores(group: list[dict], measured: dict) -> Iterable[list]:
         bounds = stats.intervals(paths.scores(first["run"]), protocol, observer=True)
         drawn = {k: v for k, v in values.items() if v is not None}  # a mask has no AUC
         yield from _metrics(first, "observer2", protocol, drawn, bounds)
+
+
+def _cross(run: dict, dataset: str) -> Iterable[list]:
+    """Rows of one run on another dataset."""
+    folder = paths.scores(paths.cross(run["run"], dataset))
+    for protocol, values in _json(folder / "metrics.json", run).items():
+        if protocol != "observer2":
+            bounds = stats.intervals(folder, protocol)
+            for row in _metrics(run, run["seed"], protocol, values, bounds):
+                yield [*row[:4], dataset, *row[4:]]
 
 
 def _metrics(

@@ -33,6 +33,11 @@ def run(run_id: str) -> Path:
     return Path("runs") / run_id
 
 
+def cross(run_id: str, dataset: str) -> str:
+    """The id under which a run's maps and scores of another dataset stand."""
+    return f"{run_id}/on-{dataset}"
+
+
 def predictions(run_id: str) -> Path:
     return run(run_id) / "predictions"
 

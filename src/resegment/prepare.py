@@ -3,8 +3,10 @@
 RGA-Net, section IV.A: 20 images become 7,260 = 20 x 363, "horizontal flip, vertical flip and
 rotations of 1 to 360 degrees". Rotations fill with black, sample the image bilinearly and the
 label by nearest neighbour, and keep 360 degrees, the identity once more (deviation
-rga-10-rotations). Every image outside the test split is written; the validation images' variants
-are written with the others and left out of training (deviation rga-07-validation).
+rga-10-rotations). STARE's 10 become 10,830 = 10 x 1,083 where every rotation is flipped both ways,
+too: `flip_rotations`, deviation rga-16-stare-variants. Every image outside the test split is
+written; the validation images' variants are written with the others and left out of training
+(deviation rga-07-validation).
 """
 
 import csv
@@ -18,40 +20,38 @@ import numpy as np
 from tqdm import tqdm
 
 from resegment import native, paths
+from resegment.enhance import enhance
 from resegment.files import atomic_folder, write_manifest
 from resegment.geometry import to_network, to_network_mask
 
-COLUMNS = ("sample", "id", "split", "operation", "angle", "image", "label")
+COLUMNS = ("sample", "id", "split", "operation", "angle", "image", "label", "fov")
 
 
 def operations(recipe: dict) -> list[tuple[str, float]]:
     """(operation, angle in degrees) of every variant of one image, the untouched one first."""
     flips = [("hflip", 0.0), ("vflip", 0.0)] if recipe["flips"] else []
     n = recipe["rotations"]
-    return [("none", 0.0), *flips, *(("rotate", 360 * k / n) for k in range(1, n + 1))]
+    turned = ("rotate", "rotate-hflip", "rotate-vflip") if recipe["flip_rotations"] else ("rotate",)
+    angles = [360 * k / n for k in range(1, n + 1)]
+    return [("none", 0.0), *flips, *((way, angle) for angle in angles for way in turned)]
 
 
 def apply(array: np.ndarray, operation: str, angle: float, interpolation: int) -> np.ndarray:
     """One operation on an (h, w[, 3]) array; angles turn counter-clockwise about the centre."""
-    if operation == "hflip":
-        return cv2.flip(array, 1)
-    if operation == "vflip":
-        return cv2.flip(array, 0)
-    if operation == "rotate" and angle % 360:
+    if angle % 360:
         h, w = array.shape[:2]
         turn = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), angle, 1.0)
-        return cv2.warpAffine(array, turn, (w, h), flags=interpolation)
+        array = cv2.warpAffine(array, turn, (w, h), flags=interpolation)
+    if operation.endswith("flip"):
+        return cv2.flip(array, 1 if operation.endswith("hflip") else 0)
     return array
 
 
-def variants(image: np.ndarray, label: np.ndarray, recipe: dict) -> Iterator[tuple]:
-    """(operation, angle, image, label) of every variant; label 0/255 uint8."""
+def variants(image: np.ndarray, masks: dict[str, np.ndarray], recipe: dict) -> Iterator[tuple]:
+    """(operation, angle, image, {name: mask}) of every variant; masks 0/255 uint8."""
     for operation, angle in operations(recipe):
-        yield (
-            operation, angle,
-            apply(image, operation, angle, cv2.INTER_LINEAR),
-            apply(label, operation, angle, cv2.INTER_NEAREST),
-        )  # fmt: skip
+        turned = {k: apply(m, operation, angle, cv2.INTER_NEAREST) for k, m in masks.items()}
+        yield operation, angle, apply(image, operation, angle, cv2.INTER_LINEAR), turned
 
 
 def prepare(dataset: str, split: str, name: str, recipe: dict, geometry: dict) -> None:
@@ -62,16 +62,22 @@ def prepare(dataset: str, split: str, name: str, recipe: dict, geometry: dict) -
     with atomic_folder(paths.prepared(split, name)) as out:
 
         def write(i: str) -> list[dict]:
-            image = to_network(native.image(dataset, rows[i]), geometry)
-            label = to_network_mask(native.mask(dataset, rows[i], "label"), geometry)
+            image = enhance(native.image(dataset, rows[i]), recipe["enhance"])
+            names = ("label", "fov") if recipe["fov"] else ("label",)
+            masks = {
+                name: to_network_mask(native.mask(dataset, rows[i], name), geometry)
+                .astype(np.uint8) * 255 for name in names
+            }  # fmt: skip
             made = []
-            views = variants(image, label.astype(np.uint8) * 255, recipe)
-            for k, (operation, angle, x, y) in enumerate(views):
-                row = dict(sample=f"{i}-{k:04d}", id=i, split=splits[i], operation=operation,
-                           angle=f"{angle:g}", image=f"{i}-{k:04d}_image.png",
-                           label=f"{i}-{k:04d}_label.png")  # fmt: skip
+            views = variants(to_network(image, geometry), masks, recipe)
+            for k, (operation, angle, x, turned) in enumerate(views):
+                sample = f"{i}-{k:04d}"
+                row = dict(sample=sample, id=i, split=splits[i], operation=operation,
+                           angle=f"{angle:g}", image=f"{sample}_image.png", fov="")  # fmt: skip
                 _write(out / row["image"], x[..., ::-1])
-                _write(out / row["label"], y)
+                for name, mask in turned.items():
+                    row[name] = f"{sample}_{name}.png"
+                    _write(out / row[name], mask)
                 made.append(row)
             return made
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -68,6 +69,15 @@ def score(
         # what `stats.intervals` needs beside the numbers: what each protocol's name meant here
         described = {name: vars(protocol) for name, protocol in protocols.items()}
         files.write_manifest(folder, run=run_id, dataset=dataset, protocols=described)
+
+
+def frozen(protocols: Mapping[str, Protocol], run_id: str) -> dict[str, Protocol]:
+    """The protocols with the thresholds that `run_id` chose on its own training images."""
+    path = paths.scores(run_id) / "metrics.json"
+    if not path.exists():
+        raise UserError(f"{path} is missing: score {run_id} on its own images first")
+    own = files.read_json(path)
+    return {n: replace(p, threshold=own[n]["threshold"]) for n, p in protocols.items()}
 
 
 def _count(

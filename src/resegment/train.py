@@ -19,68 +19,17 @@ import numpy as np
 import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from resegment import __version__, checkpoint, closure, losses, models
-from resegment.augment import augment, leaves_alone
+from resegment import __version__, checkpoint, closure, costs, losses, models
 from resegment.errors import UserError
 from resegment.files import atomic, fingerprint, md5, write_json
 from resegment.models.layers import forward_padded, to_input
+from resegment.pairs import Pairs, batches, draws
 
 HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
 RISING = {"val_f1", "val_acc"}
-
-
-class Pairs(Dataset):
-    """Prepared pairs: (h, w, 3) uint8 images and (h, w) uint8 {0, 1} labels, decoded once.
-
-    Sets of up to `RESIDENT` bytes stay in memory; larger ones are decoded anew for every use.
-    """
-
-    RESIDENT = 2 * 1024**3
-
-    def __init__(self, folder: Path, names: list[dict], how: dict, seed: int, epoch: int = 0):
-        self.folder, self.names, self.how = folder, names, how
-        self.seed, self.epoch = seed, epoch
-        first = self.read(0)
-        resident = len(names) * (first[0].nbytes + first[1].nbytes) <= self.RESIDENT
-        self.kept = [self.read(i) for i in range(len(names))] if resident else None
-
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        image, label = (self.folder / self.names[i][key] for key in ("image", "label"))
-        pair = cv2.imread(str(image), cv2.IMREAD_COLOR_RGB), cv2.imread(str(label), 0)
-        if pair[0] is None or pair[1] is None:
-            raise UserError(f"{image} or {label} cannot be read: run the prepare stage again")
-        return pair[0], (pair[1] > 127).astype(np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        draw, i = key
-        image, label = self.kept[i] if self.kept else self.read(i)
-        if leaves_alone(self.how):
-            return image, label
-        return augment(image, label, self.how, np.random.default_rng([self.seed, self.epoch, draw]))
-
-
-def draws(n: int, count: int | None, seed: int, epoch: int) -> list[tuple[int, int]]:
-    """(number of the draw, index of the item): shuffled passes over n items, cut at `count`."""
-    rng = np.random.default_rng([seed, epoch])
-    count = count or n
-    passes = [rng.permutation(n) for _ in range(-(-count // n))]
-    return list(enumerate(np.concatenate(passes)[:count].tolist()))
-
-
-def batches(pairs: Pairs, order: list, train: dict, batch_size: int) -> DataLoader:
-    return DataLoader(
-        pairs,
-        batch_size=batch_size,
-        sampler=order,
-        num_workers=train["workers"],
-        collate_fn=lambda items: [torch.from_numpy(np.stack(x)) for x in zip(*items, strict=True)],
-    )
 
 
 def make_optimiser(model: nn.Module, how: dict) -> torch.optim.Optimizer:
@@ -119,7 +68,7 @@ def validate(model: nn.Module, loader: DataLoader, train: dict, device: torch.de
         target = label.to(device).unsqueeze(1)
         with autocast(device, train):
             logits = forward_padded(model, to_input(image, device))
-        loss += losses.total(logits, target.float(), train["loss"]).double()
+        loss += losses.total(logits, target.float(), train["loss"]).double()  # without alpha
         vessel = logits > 0
         errors = (vessel != target.bool()).sum()
         counts += torch.stack([(vessel & target.bool()).sum(), errors, vessel.new_tensor(
@@ -140,13 +89,22 @@ def reproducible(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, origin: dict) -> None:
+def fit(
+    run: dict,
+    trained_by: dict,
+    prepared: Path,
+    out: Path,
+    device: str,
+    origin: dict,
+    initial: Path | None = None,
+) -> None:
     """Train `run` on the prepared set and write weights.safetensors, history.csv, manifest.json.
 
     run: as `config.resolve` gives it; trained_by: the part of it that decides the weights;
-    device: "cpu" or "cuda"; origin: where the code came from, copied into the manifest. An
-    unfinished training with the same parameters, data and code is taken up where it stopped; the
-    checkpoint stays until the caller, satisfied with the result, removes it.
+    device: "cpu" or "cuda"; origin: where the code came from, copied into the manifest;
+    initial: the weights of another run of the same network to begin with. An unfinished training
+    with the same parameters, data and code is taken up where it stopped; the checkpoint stays until
+    the caller, satisfied with the result, removes it.
     Raises UserError on a loss that is not finite, on exhausted memory, on an unusable set.
     """
     train, device = run["train"], torch.device(device)
@@ -158,6 +116,8 @@ def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, ori
         "data": md5(prepared / "manifest.json"),
         "code": fingerprint(code),
     }
+    if initial:
+        prints["initial"] = md5(initial)
 
     # 1. Data: the training pairs, and the untouched validation images.
     with open(prepared / "manifest.csv", newline="") as f:
@@ -172,11 +132,14 @@ def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, ori
             f"{run['split']} has none: use train_loss"
         )
     pairs = Pairs(prepared, learn, train["augment"], run["seed"])
-    held_out = Pairs(prepared, check, {}, run["seed"]) if check else None
+    untouched = dict.fromkeys(train["augment"]) | {"jitter": {}}
+    held_out = Pairs(prepared, check, untouched, run["seed"]) if check else None
 
     # 2. Model, optimiser, schedule.
     reproducible(run["seed"], train["threads"])
     model = models.build(run["model"]["name"], run["model"]["options"])
+    if initial:
+        models.load(model, initial)
     model = model.to(device, memory_format=torch.channels_last)
     optimiser = make_optimiser(model, train["optimiser"])
     per_epoch = -(-(train["samples_per_epoch"] or len(pairs)) // train["batch_size"])
@@ -211,7 +174,7 @@ def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, ori
         model.train()
         total = torch.zeros((), device=device)
         for image, label in batches(pairs, order, train, train["batch_size"]):
-            loss = step(model, optimiser, image, label, train, device)
+            loss = step(model, optimiser, image, label, train, device, epoch)
             total += loss * len(image)
             if kind == "onecycle":
                 schedule.step()
@@ -249,6 +212,8 @@ def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, ori
     bar.close()
 
     # 5. What came out.
+    whole, _ = (held_out or pairs).read(0)
+    size = list(whole.shape[:2])
     keep = best["model"] if train["weights"] == "best" else weights_of(model)
     header = {"run": run["run"], "model": run["model"], "fingerprints": prints}
     with atomic(out / "weights.safetensors") as tmp:
@@ -263,7 +228,8 @@ def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, ori
         "parameters": trained_by, "fingerprints": prints, "code": code,
         "weights_md5": md5(out / "weights.safetensors"), "epochs_run": done,
         "best_epoch": best["epoch"], "weights_of": train["weights"],
-        "model": {"name": run["model"]["name"], **models.count(model)},
+        "model": {"name": run["model"]["name"], **models.count(model),
+                  "macs": costs.cost(**run["model"], height=size[0], width=size[1])["macs"]},
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__, "opencv": cv2.__version__,
                      "resegment": __version__},
@@ -271,21 +237,24 @@ def fit(run: dict, trained_by: dict, prepared: Path, out: Path, device: str, ori
         "cost": {"wall_seconds": round(spent["wall"] + time.monotonic() - clock, 1),
                  "cpu_seconds": round(spent["cpu"] + time.process_time() - cpu, 1),
                  "images": done * (train["samples_per_epoch"] or len(pairs)),
+                 "image_size": size, "image_seconds": image_seconds(model, whole, device),
                  "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "resumed_after_epoch": resumed, "origin": origin,
     })  # fmt: skip
 
 
-def step(model, optimiser, image: Tensor, label: Tensor, train: dict, device) -> Tensor:
-    """One optimiser step on a batch of uint8 pairs; returns the detached loss."""
+def step(
+    model, optimiser, image: Tensor, label: Tensor, train: dict, device, epoch: int = 0
+) -> Tensor:
+    """One optimiser step on a batch of uint8 pairs; returns the detached loss, without alpha."""
     target = label.to(device, non_blocking=True).unsqueeze(1).float()
     try:
         with autocast(device, train):
             logits = forward_padded(model, to_input(image, device))
-        loss = losses.total(logits, target, train["loss"])
+        loss = losses.total(logits, target, train["loss"], train["alpha"])
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (losses.alpha(train["alpha"], epoch) * loss).backward()
         optimiser.step()
     except torch.OutOfMemoryError:
         raise UserError(
@@ -293,6 +262,19 @@ def step(model, optimiser, image: Tensor, label: Tensor, train: dict, device) ->
             f"{max(1, len(image) // 2)} in params.yaml"
         ) from None
     return loss.detach()
+
+
+@torch.inference_mode()
+def image_seconds(model: nn.Module, image: np.ndarray, device: torch.device) -> float:
+    """Seconds of one forward pass of one image, batch 1, float32: the median of five after one."""
+    model.eval()
+    batch = torch.from_numpy(np.ascontiguousarray(image))[None]
+    took = []
+    for _ in range(6):
+        start = time.perf_counter()
+        forward_padded(model, to_input(batch, device)).cpu()  # waits for a GPU
+        took.append(time.perf_counter() - start)
+    return round(float(np.median(took[1:])), 5)
 
 
 def stale(best: dict | None, done: int, train: dict) -> bool:

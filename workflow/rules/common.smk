@@ -19,7 +19,7 @@ except UserError as mistake:
 wildcard_constraints:
     dataset="[a-z0-9_-]+",
     pairs="[a-z0-9_-]+/[a-z0-9_-]+",
-    run="[a-z0-9_-]+/[a-z0-9_-]+/s[0-9]+",
+    run="[a-z0-9_-]+/[a-z0-9_-]+/s[0-9]+(/on-[a-z0-9_-]+)?",
     campaign="[a-z0-9_-]+",
 
 
@@ -29,17 +29,21 @@ REPRO = "dvc --wait-for-lock repro --single-item" + (
 )
 
 
-def inputs(pattern):
-    """The files a job needs: what its stage reads of other stages, and DVC's opinion of it."""
+def stage_of(*patterns):
+    """The stage that makes a job's files: one verb may stand in dvc.yaml in several forms."""
 
     def of(wildcards):
-        stage = pattern.format(**wildcards)
-        return [dvc_state.marker(stage), *STAGES[stage]["inputs"]]
+        stages = [pattern.format(**wildcards) for pattern in patterns]
+        return next(stage for stage in stages if stage in STAGES)
 
     return of
 
 
-def pairs_stage(wildcards):
-    """Large derived sets have a stage of their own, which DVC does not cache."""
-    stages = (f"{name}@{wildcards.pairs}" for name in ("prepare", "prepare-large"))
-    return next(stage for stage in stages if stage in STAGES)
+def inputs(*patterns):
+    """The files a job needs: what its stage reads of other stages, and DVC's opinion of it."""
+
+    def of(wildcards):
+        stage = stage_of(*patterns)(wildcards)
+        return [dvc_state.marker(stage), *STAGES[stage]["inputs"]]
+
+    return of

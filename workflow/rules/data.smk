@@ -15,7 +15,7 @@ rule ingest:
 
 rule prepare:
     input:
-        lambda w: inputs(pairs_stage(w))(w),
+        inputs("prepare@{pairs}", "prepare-large@{pairs}"),
     output:
         "data/prepared/{pairs}/manifest.json",
     log:
@@ -25,6 +25,6 @@ rule prepare:
     threads: 2
     params:
         repro=REPRO,
-        stage=pairs_stage,
+        stage=stage_of("prepare@{pairs}", "prepare-large@{pairs}"),
     shell:
         "{params.repro} '{params.stage}' > {log:q} 2>&1"

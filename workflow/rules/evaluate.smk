@@ -1,6 +1,6 @@
 rule predict:
     input:
-        inputs("predict@{run}"),
+        inputs("predict@{run}", "predict-cross@{run}"),
     output:
         "runs/{run}/predictions/manifest.json",
     log:
@@ -11,13 +11,14 @@ rule predict:
         gpu=1,
     params:
         repro=REPRO,
+        stage=stage_of("predict@{run}", "predict-cross@{run}"),
     shell:
-        "{params.repro} 'predict@{wildcards.run}' > {log:q} 2>&1"
+        "{params.repro} '{params.stage}' > {log:q} 2>&1"
 
 
 rule score:
     input:
-        inputs("score@{run}"),
+        inputs("score@{run}", "score-cross@{run}"),
     output:
         "runs/{run}/scores/manifest.json",
     log:
@@ -26,5 +27,6 @@ rule score:
         "../envs/resegment.yaml"
     params:
         repro=REPRO,
+        stage=stage_of("score@{run}", "score-cross@{run}"),
     shell:
-        "{params.repro} 'score@{wildcards.run}' > {log:q} 2>&1"
+        "{params.repro} '{params.stage}' > {log:q} 2>&1"

@@ -16,6 +16,7 @@ rule ledger:
         ),
         "reports/{campaign}/curves.csv",
         "reports/{campaign}/history.csv",
+        "reports/{campaign}/cross.csv",
     log:
         "logs/ledger/{campaign}.log",
     conda:

@@ -1,6 +1,6 @@
 rule train:
     input:
-        inputs("train@{run}"),
+        inputs("train@{run}", "train-from@{run}"),
     output:
         "runs/{run}/weights.safetensors",
         "runs/{run}/history.csv",
@@ -13,5 +13,6 @@ rule train:
         gpu=1,
     params:
         repro=REPRO,
+        stage=stage_of("train@{run}", "train-from@{run}"),
     shell:
-        "{params.repro} 'train@{wildcards.run}' > {log:q} 2>&1"
+        "{params.repro} '{params.stage}' > {log:q} 2>&1"

@@ -28,14 +28,42 @@ def code(*modules: str) -> list[str]:
 
 def templates() -> dict[str, dict]:
     """The stages that stand once for each item; ${key} is the item's name."""
-    native, split = "data/native/${item.dataset}", "data/splits/${item.split}.csv"
-    model = ["experiments.${item.experiment}.model", "recipes.${item.recipe}"]
+    native, split = "data/native/${item.dataset}", "${item.split}"
+    model = [
+        "experiments.${item.experiment}.model",
+        "recipes.${item.recipe}",
+        "budgets.${item.budget}",
+    ]
     network = "src/resegment/models/${item.model}.py"
     prepare = {
         "cmd": "resegment prepare ${key}",
         "deps": [native, split, *code("prepare")],
         "params": ["recipes.${item.recipe}"],
     }
+    train = {
+        "cmd": "resegment train ${key}",
+        "deps": ["data/prepared/${item.data}", network, *code("train")],
+        "params": [*model, "experiments.${item.experiment}.train"],
+        "outs": [
+            "runs/${key}/weights.safetensors",
+            "runs/${key}/history.csv",
+            "runs/${key}/manifest.json",
+        ],
+    }
+    other = ["runs/${item.initial}/weights.safetensors"]
+    predict = {
+        "cmd": "resegment predict ${item.run} --on ${item.dataset}",
+        "deps": ["runs/${item.run}/weights.safetensors", native, split, network, *code("predict")],
+        "params": [*model, "inference.${item.inference}"],
+        "outs": ["runs/${key}/predictions"],
+    }
+    score = {
+        "cmd": "resegment score ${item.run} --on ${item.dataset}",
+        "deps": ["runs/${key}/predictions", native, split, *code("score")],
+        "params": ["protocols", "recipes.${item.recipe}"],
+        "outs": ["runs/${key}/scores"],
+    }
+    own = ["runs/${item.run}/scores"]  # the thresholds, chosen on the run's own training images
     return {
         "ingest": {
             "cmd": "resegment ingest ${key}",
@@ -45,25 +73,12 @@ def templates() -> dict[str, dict]:
         },
         "prepare": prepare | {"outs": ["data/prepared/${key}"]},
         "prepare-large": prepare | {"outs": [{"data/prepared/${key}": {"cache": False}}]},
-        "train": {
-            "cmd": "resegment train ${key}",
-            "deps": ["data/prepared/${item.data}", network, *code("train")],
-            "params": [*model, "experiments.${item.experiment}.train", "budgets.${item.budget}"],
-            "outs": ["runs/${key}/weights.safetensors", "runs/${key}/history.csv",
-                     "runs/${key}/manifest.json"],
-        },
-        "predict": {
-            "cmd": "resegment predict ${key}",
-            "deps": ["runs/${key}/weights.safetensors", native, split, network, *code("predict")],
-            "params": model,
-            "outs": ["runs/${key}/predictions"],
-        },
-        "score": {
-            "cmd": "resegment score ${key}",
-            "deps": ["runs/${key}/predictions", native, split, *code("score")],
-            "params": ["protocols", "recipes.${item.recipe}"],
-            "outs": ["runs/${key}/scores"],
-        },
+        "train": train,
+        "train-from": train | {"deps": [*train["deps"], *other]},
+        "predict": predict | {"cmd": "resegment predict ${key}"},
+        "score": score | {"cmd": "resegment score ${key}"},
+        "predict-cross": predict,
+        "score-cross": score | {"deps": [*score["deps"], *own]},
     }  # fmt: skip
 
 
@@ -76,15 +91,29 @@ def items(params: config.Params) -> dict[str, dict[str, dict]]:
         given = paths.registry(run["dataset"])
         drawn = f"src/resegment/datasets/{run['dataset']}.py"  # a procedural set is its own code
         out["ingest"][run["dataset"]] = {"originals": str(given) if given.exists() else drawn}
-        of_data = {"dataset": run["dataset"], "split": run["split"], "recipe": run["recipe"]}
+        of_data = {"dataset": run["dataset"], "split": split_file(run["split"], run["dataset"]),
+                   "recipe": run["recipe"]}  # fmt: skip
         large = "" if params.recipes[run["recipe"]].cache else "-large"
         out[f"prepare{large}"][data] = of_data
-        of_run = {"experiment": run["experiment"], "model": run["model"]["name"]}
-        out["train"][key] = of_run | {"budget": run["budget"], "recipe": run["recipe"],
-                                      "data": data}  # fmt: skip
-        out["predict"][key] = of_run | of_data
+        of_run = {"experiment": run["experiment"], "model": run["model"]["name"],
+                  "budget": run["budget"], "recipe": run["recipe"]}  # fmt: skip
+        first = {"initial": run["initial"]} if run["initial"] else {}
+        out["train-from" if first else "train"][key] = of_run | {"data": data} | first
+        of_maps = {"run": key, "inference": run["inference_name"]}
+        out["predict"][key] = of_run | of_data | of_maps
         out["score"][key] = of_data
+        for dataset in run["cross"]:
+            there = of_data | {"dataset": dataset, "split": split_file(dataset, dataset)}
+            out["ingest"].setdefault(dataset, {"originals": str(paths.registry(dataset))})
+            out["predict-cross"][paths.cross(key, dataset)] = of_run | there | of_maps
+            out["score-cross"][paths.cross(key, dataset)] = there | {"run": key}
     return out
+
+
+def split_file(name: str, dataset: str) -> str:
+    """What decides a split: its table, or the reader's rule where the ids are not known here."""
+    given = paths.split(name)
+    return str(given) if given.exists() else f"src/resegment/datasets/{dataset}.py"
 
 
 def campaign_stages(params: config.Params) -> dict[str, dict]:
@@ -99,16 +128,18 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         described = [f"campaigns.{name.removesuffix('-' + runs[0]['budget'])}",
                      *sorted({f"experiments.{r['experiment']}" for r in runs})]  # fmt: skip
         sets = sorted({f"data/native/{r['dataset']}" for r in runs})
-        splits = sorted({f"data/splits/{r['split']}.csv" for r in runs})
+        splits = sorted({split_file(r["split"], r["dataset"]) for r in runs})
         here = f"reports/{name}"
-        tables = [f"{here}/{t}.csv" for t in ("scores", "ledger", "curves", "history")]
+        tables = [f"{here}/{t}.csv" for t in ("scores", "ledger", "curves", "history", "cross")]
         published = [f"data/published/{t}.csv" for t in ("cells", "tables", "contradictions",
                                                          "deviations")]  # fmt: skip
         manifests = [f"{f}/manifest.json" for f in folders]
         scores = [f"{f}/scores" for f in folders]
+        crossed = [f"runs/{paths.cross(r['run'], d)}/scores" for r in runs for d in r["cross"]]
         out[f"ledger-{name}"] = {
             "cmd": f"resegment ledger {name}",
-            "deps": [*scores, *(f"{f}/history.csv" for f in folders), *manifests, *published,
+            "deps": [*scores, *crossed, *(f"{f}/history.csv" for f in folders), *manifests,
+                     *published,
                      *code("ledger")],
             "params": described,
             "outs": [{t: {"cache": False}} for t in tables],

@@ -5,7 +5,9 @@ Every model maps (B, 3, H, W) float in 0..1 to (B, 1, H, W) logits, for H and W 
 """
 
 import importlib
+from pathlib import Path
 
+from safetensors.torch import load_file
 from torch import nn
 
 from resegment.errors import UserError
@@ -21,6 +23,16 @@ def build(name: str, options: dict) -> nn.Module:
         raise UserError(f"params.yaml: model.name {name!r}: there is no {file}") from None
     except TypeError as e:
         raise UserError(f"params.yaml: model.options of {name}: {e}") from None
+
+
+def load(model: nn.Module, file: Path) -> nn.Module:
+    """Give the network the weights in `file`. Raises UserError where they are not of its kind."""
+    try:
+        model.load_state_dict(load_file(file))
+    except (RuntimeError, FileNotFoundError) as e:
+        reason = " ".join(str(e).split())[:200]
+        raise UserError(f"{file} holds no weights of this model ({reason}): train again") from None
+    return model
 
 
 def count(model: nn.Module) -> dict[str, int]:

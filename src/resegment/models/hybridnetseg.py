@@ -146,7 +146,6 @@ class HybridNetSeg(nn.Module):
     supervised: while training, return the logits of the mixed loss's five terms as a list
     [fused, d1, side2, side3, side4], each of the input's size, instead of d1 alone. It changes no
     parameter: weights fit either setting, and without it the side heads stay as they began.
-    `layers.forward_padded` cuts one tensor, so a list needs input in multiples of the stride.
     """
 
     def __init__(

@@ -27,14 +27,17 @@ def upsample_to(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
-def forward_padded(model: nn.Module, x: Tensor) -> Tensor:
+def forward_padded(model: nn.Module, x: Tensor) -> Tensor | list[Tensor]:
     """Logits of any size: (B, 3, H, W) -> (B, 1, H, W), zero-padded to the model's stride inside.
 
-    The padding goes below and to the right and is cut off again; this is the only place for it.
+    A network with several outputs while training gives a list of them. The padding goes below and
+    to the right and is cut off again; this is the only place for it.
     """
     height, width = x.shape[2:]
     below, right = -height % model.stride, -width % model.stride
     logits = model(F.pad(x, (0, right, 0, below)) if below or right else x)
+    if isinstance(logits, list):
+        return [y[:, :, :height, :width] for y in logits]
     return logits[:, :, :height, :width]
 
 
