@@ -24,22 +24,23 @@ class Entry(NamedTuple):
     row: str | None = None
 
 
-WIDE, MIDDLE = [64, 128, 256, 512], [32, 64, 128, 256]  # table II's rows without *: see rga_net.py
+# Table II does not print the filters of its rows without *: a standard U-Net's, and half of them
+WIDE, MIDDLE = [64, 128, 256, 512], [32, 64, 128, 256]
 
 CATALOGUE = [
     Entry("unet", {}, 512, 512, "HybridNetSeg's table 5", "hybridnetseg-5-01"),
     Entry("unet", {"width": 8, "depth": 3, "norm": True}, 512, 512, "baseline of the small ones"),
-    Entry("rga_net", {}, 512, 512, "chosen reading; table II: IAA+PD+UNET*", "rga-3-11"),
+    Entry("rga_net", {}, 512, 512, "chosen; table II: IAA+PD+UNET*", "rga-3-11"),
     Entry("rga_net", {"partial_decoder": "conv"}, 512, 512, "equation 5 to the letter", "rga-3-11"),
     Entry("rga_net", {"partial_decoder": "none"}, 512, 512, "IAA+UNET with the filters of *"),
     Entry("rga_net", {"attention": False}, 512, 512, "UNET with the filters of *"),
-    Entry("rga_net", {"filters": WIDE}, 512, 512, "table II: IAA+PD+UNET, standard filters"),
-    Entry("rga_net", {"filters": WIDE, "partial_decoder": "none"}, 512, 512, "IAA+UNET, the same"),
-    Entry("rga_net", {"filters": WIDE, "attention": False}, 512, 512, "UNET, the same"),
-    Entry("rga_net", {"filters": MIDDLE}, 512, 512, "table II: IAA+PD+UNET, half of them"),
+    Entry("rga_net", {"filters": WIDE}, 512, 512, "table II: IAA+PD+UNET"),
+    Entry("rga_net", {"filters": WIDE, "partial_decoder": "none"}, 512, 512, "table II: IAA+UNET"),
+    Entry("rga_net", {"filters": WIDE, "attention": False}, 512, 512, "table II: UNET"),
+    Entry("rga_net", {"filters": MIDDLE}, 512, 512, "IAA+PD+UNET, half the filters"),
     Entry("rga_net", {"filters": MIDDLE, "partial_decoder": "none"}, 512, 512,
-          "IAA+UNET, the same"),
-    Entry("rga_net", {"filters": MIDDLE, "attention": False}, 512, 512, "UNET, the same"),
+          "IAA+UNET, half the filters"),
+    Entry("rga_net", {"filters": MIDDLE, "attention": False}, 512, 512, "UNET, half the filters"),
     Entry("rsan", {}, 592, 592, "the authors' code, at DRIVE's size"),
     Entry("rsan", {}, 1008, 1008, "the same at CHASE_DB1's size"),
     Entry("rsan", {"deconvolution": 2}, 592, 592, "the text's 2x2 deconvolution"),
@@ -51,7 +52,7 @@ CATALOGUE = [
     Entry("hybridnetseg", {}, 512, 512, "the authors' code, at DRIVE's size", "hybridnetseg-5-02"),
     Entry("hybridnetseg", {}, 960, 960, "the same at CHASE_DB1's size"),
     Entry("hybridnetseg", {}, 784, 1168, "the same at HRF's size"),
-    Entry("hybridnetseg", {"supervised": True}, 512, 512, "table 6: mixed loss; predicts the same"),
+    Entry("hybridnetseg", {"supervised": True}, 512, 512, "mixed loss; predicts the same"),
     Entry("hybridnetseg", {"grouped": False}, 512, 512, "1x1 convolutions as table 1 reads",
           "hybridnetseg-5-02"),
     Entry("hybridnetseg", {"deformable": False}, 512, 512, "without deformable convolutions"),
@@ -61,16 +62,19 @@ CATALOGUE = [
 ]  # fmt: skip
 
 
+PRINTED = ("params_m", "gmacs", "size_mb", "seconds")  # metrics of cells.csv that are costs
+
+
 def table() -> list[dict]:
-    """Every entry with its `costs.cost`; `published` are the paper's numbers, as it printed them
-    (params_m, gmacs, size_mb, seconds); `paper_macs` is counted as HybridNetSeg's table 5 does,
-    for its two networks, else None."""
+    """Every entry with its `costs.cost` and two values more: `published`, the paper's numbers by
+    metric, as texts with the digits it printed; `paper_macs`, of the networks of HybridNetSeg's
+    table 5 counted as there, else None."""
     known, rows = published.cells(), []
     for entry in CATALOGUE:
         what = (entry.name, entry.options, entry.height, entry.width)
         cells = published.row(entry.row, known) if entry.row else known[:0]
         printed = dict(zip(cells["metric"], cells["printed"], strict=True))
-        printed = {m: printed[m] for m in ("params_m", "gmacs", "size_mb", "seconds") if m in printed}
+        printed = {metric: printed[metric] for metric in PRINTED if metric in printed}
         theirs = entry.name == "hybridnetseg" or "gmacs" in printed
         paper_macs = macs_as_in_table_5(*what) if theirs else None
         rows.append({**entry._asdict(), **costs.cost(*what), "paper_macs": paper_macs,
@@ -82,16 +86,16 @@ def macs_as_in_table_5(name: str, options: dict, height: int, width: int) -> int
     """Operations of one image as HybridNetSeg's table 5 must have counted its multiply-adds.
 
     The paper does not say how. Both of its numbers follow, to the digits it prints, from the sum of
-    the multiply-adds of convolutions and deconvolutions;
-    one operation for every output of those that have a bias;
-    two for every output of a batch normalisation, one for every output of a ReLU or ReLU6;
-    one for every value that the decoder upsamples to.
-    Pooling, means, sigmoids, sums, products and the sampling of deformable convolutions are left
-    out: with pooling and means, U-Net had 192.99 and HybridNetSeg 3.53. The side outputs are
-    counted as the authors' code computes them, always, and with a 1x1 convolution after upsampling
-    to the image's size, where the network here has none when it predicts and upsamples last; this
-    upsampling itself is left out (3.57 with it), as a counter of modules does that sees no calls
-    of functions.
+    - the multiply-adds of convolutions and deconvolutions, and one for every output of those that
+      have a bias;
+    - two for every output of a batch normalisation, one for every output of a ReLU or ReLU6;
+    - one for every value that the decoder upsamples to.
+    Pooling and means are left out (with them U-Net had 192.99 and HybridNetSeg 3.53), and so are
+    sigmoids, sums, products and the sampling of deformable convolutions. The side outputs are
+    counted as the authors' code computes them: always, and by a 1x1 convolution after upsampling to
+    the image's size; here they are convolved before it, and not at all in prediction. This
+    upsampling is left out (3.57 with it), as by a counter of modules that sees no functions.
+    height and width are multiples of the network's stride.
     """
     supervised = name == "hybridnetseg"
     with torch.device("meta"):
@@ -132,26 +136,27 @@ class Upsampling(TorchFunctionMode):
         return out
 
 
+HEAD = ("model", "options", "size", "trainable", "total", "paper", "GMACs", "table 5", "paper",
+        "MiB", "paper", "what it is")  # fmt: skip
+LEGEND = (
+    "trainable, total: parameters, without and with the statistics of batch normalisation (Keras)",
+    "GMACs: 10^9 multiply-adds of convolutions, for one image of this size; MiB: total as float32",
+    "table 5: GMACs with biases, normalisation, ReLU and upsampling, as HybridNetSeg's paper counts",
+    "paper: what is printed, in millions, 10^9 and MB, for the network that this is a reading of",
+)
+
+
 def text(rows: list[dict]) -> str:
     """The rows of `table` for a terminal, a line each."""
-    head = ("model", "options", "size", "trainable", "total", "printed M", "GMACs", "as table 5",
-            "printed G", "MiB", "printed MB", "")  # fmt: skip
-    lines = [head, *(_line(row) for row in rows)]
+    lines = [HEAD, *map(_line, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = (0, 1, len(head) - 1)
-    out = [
-        "  ".join(c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(pairs)).rstrip()
-        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-    ]
+    words = {HEAD.index(name) for name in ("model", "options", "what it is")}
+
+    def aligned(i: int, cell: str) -> str:
+        return cell.ljust(widths[i]) if i in words else cell.rjust(widths[i])
+
+    out = ["  ".join(aligned(*cell) for cell in enumerate(line)).rstrip() for line in lines]
     return "\n".join([*out, "", *LEGEND])
-
-
-LEGEND = (
-    "trainable, total: parameters, without and with the statistics of batch normalisation (Keras).",
-    "GMACs: multiply-adds of convolutions for one image of this size, 10^9. MiB: total, as float32.",
-    "as table 5: with biases, normalisation, ReLU and upsampling, as HybridNetSeg's paper counts.",
-    "printed: by the paper, for this network or the one it is a reading of.",
-)
 
 
 def _line(row: dict) -> tuple[str, ...]:
