@@ -141,7 +141,7 @@ HEAD = ("model", "options", "size", "trainable", "total", "paper", "GMACs", "tab
 LEGEND = (
     "trainable, total: parameters, without and with the statistics of batch normalisation (Keras)",
     "GMACs: 10^9 multiply-adds of convolutions, for one image of this size; MiB: total as float32",
-    "table 5: GMACs with biases, normalisation, ReLU and upsampling, as HybridNetSeg's paper counts",
+    "table 5: GMACs with biases, normalisation, ReLU and upsampling, as HybridNetSeg counts",
     "paper: what is printed, in millions, 10^9 and MB, for the network that this is a reading of",
 )
 
