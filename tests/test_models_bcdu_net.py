@@ -1,4 +1,4 @@
-"""BCDU-Net has its authors' parameters, Keras' ConvLSTM and dropout, and learns."""
+"""BCDU-Net: Keras' ConvLSTM and initial weights, dropout, gray, and which output is returned."""
 
 import numpy as np
 import pytest

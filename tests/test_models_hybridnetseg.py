@@ -1,4 +1,4 @@
-"""HybridNetSeg has the printed parameters, and its deformable convolution is the definition."""
+"""HybridNetSeg: its deformable convolution is the definition; side outputs and input range."""
 
 import sys
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Mini-Net: both readings have the printed number of parameters and follow the equations."""
+"""Mini-Net: what makes up the count of both readings, and the equations."""
 
 import pytest
 import torch

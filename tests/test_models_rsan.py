@@ -1,4 +1,4 @@
-"""RSAN: its size, its variants, and DropBlock as the authors define it."""
+"""RSAN: its variants, its initial weights, and DropBlock as the authors define it."""
 
 import pytest
 import torch
