@@ -146,6 +146,46 @@ def test_a_run_says_parameters_data_code_and_weights(full):
     assert f"resegment trace {runs[0]['run']} auc" in page.text
 
 
+def row_of(page, name):
+    """The text of an experiment's row in the table of costs, up to the next row."""
+    return page.text.split("ms per image")[1].split("Data")[0].split(name)[1].split(" net-")[0]
+
+
+def test_what_an_older_manifest_does_not_say_is_a_dash(full):
+    _, page, _, _ = full
+    assert row_of(page, "net-a").split() == "unet – 38,903 39,639 – – 0.15 –".split()
+    assert "did not measure the time of an image" in page.text
+
+
+def test_costs_are_medians_over_seeds_and_say_where_they_were_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, _, campaign, runs = made()
+    for i, run in enumerate(runs):  # net-a of both seeds, then net-b; net-b's second took no time
+        path = paths.run(run["run"]) / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["model"]["macs"] = 1_480_000_000
+        manifest["parameters"]["model"]["options"] = {"filters": [8, 16], "norm": True}
+        manifest["cost"] |= {"image_size": [584, 565]}
+        manifest["cost"] |= {"image_seconds": 0.02 + 0.01 * i} if i < 3 else {}
+        manifest["device"]["threads"] = 2
+        path.write_text(json.dumps(manifest))
+    report.build(campaign, runs)
+    page = Page((paths.reports(campaign) / "report.html").read_text())
+    said = "unet filters: [8, 16] , norm: True 38,903 39,639 584 × 565 1.48 0.15"
+    assert " ".join(row_of(page, "net-a").split()) == f"{said} 25.0"
+    assert " ".join(row_of(page, "net-b").split()) == f"{said} 40.0"
+    assert "measured on cpu: two cores, 2 threads." in page.text
+    manifest["cost"]["image_seconds"] = 0.0355
+    manifest["device"] = {"type": "cuda", "name": "a GPU", "threads": 2}
+    path.write_text(json.dumps(manifest))
+    report.build(campaign, runs)
+    page = Page((paths.reports(campaign) / "report.html").read_text())
+    assert "measured on cpu: two cores, 2 threads; cuda: a GPU." in page.text
+    assert row_of(page, "net-a").endswith("25.0 cpu: two cores, 2 threads")  # in the row as well
+    both = "40.0 cpu: two cores, 2 threads 35.5 cuda: a GPU"  # seeds of two devices are not mixed
+    assert " ".join(row_of(page, "net-b").split()) == f"{said} {both}"
+
+
 def test_a_reduced_budget_and_sample_data_are_said_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, page, campaign, runs = made()

@@ -261,6 +261,15 @@ def trace(
         typer.echo("\n\n".join(map(tracing.text, found)))
 
 
+@app.command(name="models")
+def models_(as_json: Annotated[bool, typer.Option("--json")] = False):
+    """List every network with its options: parameters, multiply-adds, size, and what is printed."""
+    from resegment import catalogue
+
+    rows = catalogue.table()
+    typer.echo(json.dumps(rows, indent=1) if as_json else catalogue.text(rows))
+
+
 @data.command()
 def status(
     names: Annotated[list[str] | None, typer.Argument(help="default: every known set")] = None,

@@ -9,6 +9,7 @@ import base64
 import re
 from itertools import groupby
 from pathlib import Path
+from statistics import median
 
 import cv2
 import jinja2
@@ -51,6 +52,7 @@ def build(campaign: str, runs: list[dict]) -> None:
     found = [_found(name, runs, scores) for name in figures.experiments(runs)]
     ledger = _ledger(figures.table(campaign, "ledger"), links, found)
     panels = [_panel(run, scores) for run in runs]
+    costs = [_cost(e["name"], panels) for e in found]
     page = {
         "campaign": campaign,
         "budgets": sorted({run["budget"] for run in runs} - {"paper"}),
@@ -63,6 +65,8 @@ def build(campaign: str, runs: list[dict]) -> None:
         "deviations": _deviations(ledger, runs),
         "datasets": [_dataset(name, runs) for name in dict.fromkeys(r["dataset"] for r in runs)],
         "panels": panels,
+        "costs": costs,
+        "timed_on": sorted({device for cost in costs for device in cost["ms"]}),
         "seconds": sum(p["cost"].get("wall_seconds", 0) for p in panels),
         "images": _images(campaign, runs),
         "captions": figures.CAPTIONS,
@@ -250,6 +254,41 @@ def _panel(run: dict, scores: pd.DataFrame) -> dict:
         "protocols": protocols,
         "values": values,
     }
+
+
+def _cost(name: str, panels: list[dict]) -> dict:
+    """What the network of one experiment costs, by the manifests of its runs, None where they do
+    not say: parameters, multiply-adds at the size it saw, MiB as float32, and for each device the
+    milliseconds an image took, the median over seeds."""
+    manifests = [p["manifest"] for p in panels if p["run"]["experiment"] == name]
+    model = manifests[0].get("model", {})
+    options = manifests[0].get("parameters", {}).get("model", {}).get("options")
+    sizes = [m["cost"]["image_size"] for m in manifests if m.get("cost", {}).get("image_size")]
+    took = {}
+    for m in manifests:
+        if (seconds := m.get("cost", {}).get("image_seconds")) is not None:
+            took.setdefault(_device(m.get("device", {})), []).append(1000 * seconds)
+    total, macs = model.get("total"), model.get("macs")
+    return {
+        "name": name,
+        "model": model.get("name"),
+        "options": _flat(options) if options else [],
+        "trainable": model.get("trainable"),
+        "total": total,
+        "size": sizes[0] if sizes else None,
+        "gmacs": None if macs is None else macs / 1e9,
+        "mib": None if total is None else total * 4 / 2**20,
+        "ms": {device: median(times) for device, times in took.items()},
+    }
+
+
+def _device(device: dict) -> str:
+    """A manifest's device in words; threads matter to a CPU only."""
+    words = f"{device.get('type', 'device')}: {device.get('name', 'not recorded')}"
+    threads = device.get("threads")
+    if device.get("type") != "cpu" or threads is None:
+        return words
+    return f"{words}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
