@@ -289,9 +289,9 @@ def get(
 
 def _vouch(result: dict) -> None:
     if result["taken"]:
-        name = result["name"]
+        file = paths.registry(result["name"])
         typer.echo(f"  nobody vouches for {result['taken']} of the files: their hashes are now in "
-                   f"{paths.registry(name)}, and `git checkout {paths.registry(name)}` undoes it")  # fmt: skip
+                   f"{file}, and `git checkout {file}` undoes it")  # fmt: skip
 
 
 def _described(d: dict) -> str:

@@ -6,6 +6,7 @@ same shares.
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def layout(names: tuple[str, ...]) -> dict[str, dict[str, str]]:
     return {id: files(id) for id in sorted({isic.parse(n)[0] for n in names if place(n)})}
 
 
+def parts(ids: Iterable[str]) -> dict[str, str]:
+    """{id: "train", "val" or "test"} of ids in name order."""
+    ids = list(ids)
+    learn = len(ids) - round(len(ids) * TEST / TOTAL)
+    return isic.hold_out(ids[:learn]) | dict.fromkeys(ids[learn:], "test")
+
+
 def ids(root: Path) -> dict[str, str | None]:
     """Every id found below `root` -> None if `read` can read it, else the reason it cannot."""
     return {id: registry.missing(root, needed) for id, needed in layout(isic.names(root)).items()}
@@ -49,6 +57,4 @@ def read(root: Path, id: str) -> Record:
     Raises UserError for an unknown id and for files that are missing, broken or of another size.
     """
     known = layout(isic.names(root))
-    learn = len(known) - round(len(known) * TEST / TOTAL)
-    part = isic.hold_out(list(known)[:learn]).get(id, "test")
-    return isic.read("isic2018", root, id, known.get(id, {}), part)
+    return isic.read("isic2018", root, id, known.get(id, {}), parts(known).get(id, ""))

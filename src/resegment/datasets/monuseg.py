@@ -30,7 +30,7 @@ TEST = tuple(f"TCGA-{i}" for i in (
     "IZ-8196-01A-01-BS1", "ZF-A9R5-01A-01-TS1",
 ))  # fmt: skip
 IDS = (*sorted(TRAIN), *TEST)
-FINE = 4  # polygons are drawn on a grid this much finer: vertices lie between pixels
+FINE = 8  # polygons are drawn on a grid this much finer: vertices lie between pixels
 FAR = 1e5  # px, further away a vertex only gives a direction
 
 
@@ -80,7 +80,8 @@ def read(root: Path, id: str) -> Record:
 def polygons(xml: bytes) -> list[np.ndarray]:
     """The regions of every Annotation of an Aperio XML, each (N, 2) float (x, y) px, N >= 3.
 
-    (0, 0) is the corner of the first pixel, not its centre. Raises ValueError, KeyError, ExpatError.
+    (0, 0) is the corner of the first pixel, not its centre. Raises ValueError, KeyError or
+    ExpatError.
     """
     regions: list[list[tuple[float, float]]] = []
     roots = []
