@@ -8,6 +8,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 import yaml
@@ -88,12 +89,12 @@ def server(tmp_path, monkeypatch):
     server.server_close()
 
 
-def source(server: Server, url: str, **archive: str | None) -> None:
-    """Let the registry of this test name `url` as the one archive of STARE."""
+def source(server: Server, url: str, name: str = "stare", **archive: str | None) -> None:
+    """Let the registry of this test name `url` as the one archive of a set, STARE."""
     path = Path("data/registry/datasets.yaml")
     known = yaml.safe_load(path.read_text())
     checksum = {"sha256": hashlib.sha256(server.content).hexdigest()}
-    known["stare"]["archives"] = [{"name": "eyes.zip", "url": url, **checksum, **archive}]
+    known[name]["archives"] = [{"name": "eyes.zip", "url": url, **checksum, **archive}]
     path.write_text(yaml.safe_dump(known))
 
 
@@ -231,3 +232,18 @@ def test_sets_that_cannot_be_downloaded_say_what_to_do(server, name, words):
     with pytest.raises(UserError, match=words):
         fetch.get(name)
     assert server.requests == []
+
+
+def test_set_without_hashes_of_its_files_is_downloaded_and_listed(server):
+    server.content = fakes.zipped(Path("isic"), fakes.isic2018_files(2)).read_bytes()
+    source(server, server.address("good"), "isic2018")
+    result = fetch.get("isic2018")
+    assert (result["taken"], len(result["usable"]), result["next"]) == (4, 2, "")
+    assert len(Path("data/registry/isic2018.sha256").read_text().splitlines()) == 6
+    assert fetch.get("isic2018")["already"] == 4 and len(server.requests) == 1
+
+
+def test_archive_without_a_checksum_comes_by_https_only(server):
+    source(server, server.address("good"), "isic2016", sha256=None)
+    with pytest.raises(UserError, match="without a known checksum only https is trusted"):
+        fetch.get("isic2016")

@@ -302,7 +302,9 @@ def _described(d: dict) -> str:
         strange = f", {d['unverified']} unverified" if d["unverified"] else ""
         count = f"{d['present']} of {d['expected']} files"
         lines += [f"  {count} in {d['folder']}{altered}{strange}"]
-    for i, reason in list((d["unusable"] or {}).items())[:8]:
+    if d["present"] and d["unusable"]:
+        lines += [f"  {len(d['usable'])} images usable, {len(d['unusable'])} not:"]
+    for i, reason in list(d["unusable"].items())[:8]:
         lines += [f"  {i}: {reason}"] if d["present"] else []
     return "\n".join(lines + ([f"  next: {d['next']}"] if d["next"] else ["  complete"]))
 

@@ -173,9 +173,9 @@ class Intake:
         if not self.any or self._settled(named):
             self.rejected[named] = shown
             return
+        self._install(source, named, digest)  # before its hash: a full disk records nothing
         self.sums.unverified[named] = digest
         self.by_name.add(named)
-        self._install(source, named, digest)
 
     def _settled(self, file: str) -> bool:
         """Whether an unverified file may not take the place of `file`."""
