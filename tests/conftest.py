@@ -20,3 +20,13 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("RESEGMENT_REAL_DATA names no folder with the real archives")
     return Path(folder)
+
+
+@pytest.fixture
+def empty_checkout(tmp_path, monkeypatch, root) -> Path:
+    """An empty checkout with the registry."""
+    (tmp_path / "data/registry").mkdir(parents=True)
+    for file in (root / "data/registry").iterdir():
+        (tmp_path / "data/registry" / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

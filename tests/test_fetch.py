@@ -8,17 +8,20 @@ import threading
 import zipfile
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 import yaml
 
 from resegment import download, fetch
+from resegment.datasets import stare
 from resegment.errors import UserError
 
 HERE = Path(__file__).parent.parent / "data/registry"
 RAW = Path("data/raw/stare")
 PART = Path("data/raw/.downloads/stare/eyes.zip.part")
-ORIGINALS = {f"stare-images/im{i:04d}.ppm": np.random.default_rng(i).bytes(150_000) for i in (1, 2)}
+FILES = list(stare.files("im0001").values())
+ORIGINALS = {f: np.random.default_rng(i).bytes(150_000) for i, f in enumerate(FILES)}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -72,6 +75,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     shutil.copytree(HERE, "data/registry")
+    monkeypatch.setattr(stare, "IDS", ("im0001",))
     lines = [f"{hashlib.sha256(d).hexdigest()}  {file}\n" for file, d in ORIGINALS.items()]
     Path("data/registry/stare.sha256").write_text("".join(lines))
     with zipfile.ZipFile("eyes.zip", "w") as archive:
@@ -85,12 +89,12 @@ def server(tmp_path, monkeypatch):
     server.server_close()
 
 
-def source(server: Server, url: str, **archive: str | None) -> None:
-    """Let the registry of this test name `url` as the one archive of STARE."""
+def source(server: Server, url: str, name: str = "stare", **archive: str | None) -> None:
+    """Let the registry of this test name `url` as the one archive of a set, STARE."""
     path = Path("data/registry/datasets.yaml")
     known = yaml.safe_load(path.read_text())
     checksum = {"sha256": hashlib.sha256(server.content).hexdigest()}
-    known["stare"]["archives"] = [{"name": "eyes.zip", "url": url, **checksum, **archive}]
+    known[name]["archives"] = [{"name": "eyes.zip", "url": url, **checksum, **archive}]
     path.write_text(yaml.safe_dump(known))
 
 
@@ -223,9 +227,23 @@ def test_two_downloads_of_one_file(server):
 @pytest.mark.parametrize(("name", "words"), [
     ("drive", "training.zip and test.zip at https://drive.grand-challenge.*data add drive PATH"),
     ("monuseg", "monuseg.grand-challenge.org/Data.*data add monuseg PATH"),
-    ("isic2016", "hashes of its files are not known"),
 ])  # fmt: skip
 def test_sets_that_cannot_be_downloaded_say_what_to_do(server, name, words):
     with pytest.raises(UserError, match=words):
         fetch.get(name)
     assert server.requests == []
+
+
+def test_set_without_hashes_of_its_files_is_downloaded_and_listed(server):
+    server.content = fakes.zipped(Path("isic"), fakes.isic2018_files(2)).read_bytes()
+    source(server, server.address("good"), "isic2018")
+    result = fetch.get("isic2018")
+    assert (result["taken"], len(result["usable"]), result["next"]) == (4, 2, "")
+    assert len(Path("data/registry/isic2018.sha256").read_text().splitlines()) == 6
+    assert fetch.get("isic2018")["already"] == 4 and len(server.requests) == 1
+
+
+def test_archive_without_a_checksum_comes_by_https_only(server):
+    source(server, server.address("good"), "isic2016", sha256=None)
+    with pytest.raises(UserError, match="without a known checksum only https is trusted"):
+        fetch.get("isic2016")

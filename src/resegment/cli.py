@@ -287,12 +287,19 @@ def status(
 
 
 @data.command()
-def add(name: str, path: Annotated[list[Path], typer.Argument(help="archives or folders")]):
+def add(
+    name: str,
+    path: Annotated[list[Path], typer.Argument(help="archives or folders")],
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="take altered files too, known by their names")
+    ] = False,
+):
     """Take in a dataset you have: archives or an unpacked folder, checked file by file."""
     from resegment import fetch
 
-    result = fetch.add(name, path)
+    result = fetch.add(name, path, unverified=unverified)
     typer.echo(f"{name}: {result['added']} files added, {result['already']} were there")
+    _vouch(result)
     for file, why in result["rejected"].items():
         typer.echo(f"  refused  {file}: {why} has other content than the original")
     for problem in result["problems"]:
@@ -310,7 +317,15 @@ def get(
     from resegment import fetch
 
     result = fetch.get(name, mirror=mirror, into=keep)
+    _vouch(result)
     typer.echo(_described(result))
+
+
+def _vouch(result: dict) -> None:
+    if result["taken"]:
+        file = paths.registry(result["name"])
+        typer.echo(f"  nobody vouches for {result['taken']} of the files: their hashes are now in "
+                   f"{file}, and `git checkout {file}` undoes it")  # fmt: skip
 
 
 def _described(d: dict) -> str:
@@ -318,8 +333,12 @@ def _described(d: dict) -> str:
     lines = [f"{d['name']:10} {d['title']} ({d['access']}; {d['licence']})"]
     if d["expected"]:
         altered = f", {len(d['altered'])} altered" if d["altered"] else ""
-        lines += [f"  {d['present']} of {d['expected']} files in {d['folder']}{altered}"]
-    for i, reason in list((d["unusable"] or {}).items())[:8]:
+        strange = f", {d['unverified']} unverified" if d["unverified"] else ""
+        count = f"{d['present']} of {d['expected']} files"
+        lines += [f"  {count} in {d['folder']}{altered}{strange}"]
+    if d["present"] and d["unusable"]:
+        lines += [f"  {len(d['usable'])} images usable, {len(d['unusable'])} not:"]
+    for i, reason in list(d["unusable"].items())[:8]:
         lines += [f"  {i}: {reason}"] if d["present"] else []
     return "\n".join(lines + ([f"  next: {d['next']}"] if d["next"] else ["  complete"]))
 

@@ -15,32 +15,38 @@ from pathlib import Path
 from tqdm import tqdm
 
 from resegment import files, paths
-from resegment.datasets import chase_db1, drive, registry
+from resegment.datasets import registry, sums
 from resegment.download import download
 from resegment.errors import UserError
 from resegment.unpack import Unpack
-
-READERS = {"drive": drive, "chase_db1": chase_db1}
 
 
 def status(names: Iterable[str] | None = None) -> list[dict]:
     """What is known and held of each dataset (default: all), one dict each:
 
-    name, title, access, licence, homepage, folder; expected, present (numbers of files); missing,
-    altered (paths below folder); usable (ids), unusable (id -> reason), both None where resegment
-    has no reader; next: what the user does now, "" when all is there.
+    name, title, access, licence, homepage, folder; expected, present (numbers of files);
+    unverified (number of expected files whose hash nobody vouches for); missing, altered (paths
+    below folder); usable (ids), unusable (id -> reason); next: what the user does now, "" when all
+    is there.
     """
     return [_status(registry.get(name)) for name in names or registry.load()]
 
 
 def _status(dataset: registry.Dataset) -> dict:
-    folder, expected = paths.raw(dataset.name), dataset.expected()
+    folder, known = paths.raw(dataset.name), sums.read(paths.registry(dataset.name))
     wrong = {}
-    for file, digest in expected.items():
+    for file, digest in known.expected.items():
         if not (folder / file).is_file():
             wrong[file] = "missing"
         elif files.sha256(folder / file) != digest:
             wrong[file] = "altered"
+    ids = _ids(dataset.name, known, wrong)
+    whole = known.expected and not wrong and not ids["unusable"]
+    unhashed = [f for f in _needed(dataset.name, known) if f not in known.expected]
+    remedy = dataset.remedy
+    if known.official and unhashed and not wrong:
+        remedy = (f"no hash is known of {len(unhashed)} of the files needed: `resegment data add "
+                  f"{dataset.name} PATH --unverified` takes them by their names")  # fmt: skip
     return {
         "name": dataset.name,
         "title": dataset.title,
@@ -48,73 +54,146 @@ def _status(dataset: registry.Dataset) -> dict:
         "licence": dataset.licence,
         "homepage": dataset.homepage,
         "folder": str(folder),
-        "expected": len(expected),
-        "present": len(expected) - len(wrong),
+        "expected": len(known.expected),
+        "present": len(known.expected) - len(wrong),
+        "unverified": len(known.unverified),
         "missing": [file for file, what in wrong.items() if what == "missing"],
         "altered": [file for file, what in wrong.items() if what == "altered"],
-        **_ids(dataset.name, wrong),
-        "next": (dataset.remedy if wrong else "") if expected else _unverifiable(dataset),
+        **ids,
+        "next": "" if whole else remedy,
     }
 
 
-def _ids(name: str, wrong: dict[str, str]) -> dict:
+def _layout(name: str, known: sums.Sums) -> dict[str, dict[str, str]]:
+    """{id: what each needed file is -> its path} of every id the reader can know of."""
+    reader = registry.reader(name)
+    if hasattr(reader, "layout"):
+        return reader.layout(tuple(known.expected))
+    return {id: reader.files(id) for id in reader.IDS}
+
+
+def _needed(name: str, known: sums.Sums) -> list[str]:
+    return [file for needed in _layout(name, known).values() for file in needed.values()]
+
+
+def _ids(name: str, known: sums.Sums, wrong: dict[str, str]) -> dict:
     """Which ids can be used, by what is wrong with which file."""
-    if name not in READERS:
-        return {"usable": None, "unusable": None}
-    unusable = {}
-    for id in READERS[name].IDS:
-        for what, file in READERS[name].files(id).items():
-            if file in wrong:
-                unusable.setdefault(id, f"{what} {file} is {wrong[file]}")
-    return {"usable": [id for id in READERS[name].IDS if id not in unusable], "unusable": unusable}
+    unusable, layout = {}, _layout(name, known)
+    for id, needed in layout.items():
+        for what, file in needed.items():
+            reason = wrong.get(file, "" if file in known.expected else "missing, its hash unknown")
+            if reason:
+                unusable.setdefault(id, f"{what} {file} is {reason}")
+    return {"usable": [id for id in layout if id not in unusable], "unusable": unusable}
 
 
-def _unverifiable(dataset: registry.Dataset) -> str:
-    return f"{dataset.name} is listed only: the hashes of its files are not known and no reader is"
+def add(name: str, path: str | Path | Iterable[str | Path], *, unverified: bool = False) -> dict:
+    """Copy the files of dataset `name` found in `path` to data/raw/<name>/, read-only.
 
+    path: an archive (zip, tar, tar.gz), a folder, or several of them. A file is known by its hash.
+    Where the set has no official hashes, or with `unverified`, it is known by its name too, and its
+    hash goes to data/registry/<name>.sha256; an original always comes before such a file.
 
-def add(name: str, path: str | Path | Iterable[str | Path]) -> dict:
-    """Copy the original files of dataset `name` found in `path` to data/raw/<name>/, read-only.
-
-    path: an archive (zip, tar, tar.gz), a folder, or several of them. Returns `status` of the
-    dataset and added, already (numbers of files), rejected (path below folder that is still
-    missing -> the file of that name whose content is another), problems (archives inside a folder
-    that could not be opened). Raises UserError when `path` holds no original file at all, or is an
-    archive that is broken or unsafe.
+    Returns `status` of the dataset and added, already (numbers of files), taken (how many of them
+    by their names), rejected (path below folder that is still missing -> the file of that name
+    whose content is another), problems (archives inside a folder that could not be opened). Raises
+    UserError when `path` holds no file of the set, or is an archive that is broken or unsafe.
     """
     dataset = registry.get(name)
     given = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
     for p in given:
         if not p.exists():
             raise UserError(f"{p} does not exist: give the archive or the folder that holds {name}")
-    wanted = {digest: file for file, digest in dataset.expected().items()}
-    if not wanted:
-        raise UserError(_unverifiable(dataset))
-    known = {Path(file).name.lower(): file for file in wanted.values()}
-
-    added, already, rejected, problems = 0, 0, {}, []
     with _workplace(paths.raw(name)) as tmp, tqdm(unit=" files", disable=None) as bar:
-        for p in given:
-            for shown, source in Unpack(tmp, problems).walk(p, str(p)):
-                digest = files.sha256(source)
-                if digest in wanted:
-                    new = _install(source, paths.raw(name) / wanted[digest], digest)
-                    added, already = added + new, already + (not new)
-                elif target := known.get(re.split(r"[/\\]", shown.lower())[-1]):
-                    rejected[target] = shown
-                bar.update()
+        intake = Intake(name, unverified)
+        try:
+            for p in given:
+                outside = len(str(p)) - len(p.name)  # folders above the given one say nothing
+                for shown, source in Unpack(tmp, intake.problems).walk(p, str(p)):
+                    intake.take(source, shown, shown[outside:] if p.name else shown)
+                    bar.update()
+        finally:
+            intake.record()
+    added, already, rejected = intake.added, intake.already, intake.rejected
     if not added and not already:
         found = f"{len(rejected)} have an original's name but another content" if rejected else ""
+        flag = f"`resegment data add {name} PATH --unverified` takes them all the same"
         raise UserError("; ".join(filter(None, (
-            f"{', '.join(map(str, given))} holds no original file of {dataset.title}", found,
-            *problems, f"see {dataset.homepage} for the originals",
+            f"{', '.join(map(str, given))} holds no {'' if unverified else 'original '}file of "
+            f"{dataset.title}", found and f"{found}: {flag}", *intake.problems,
+            f"see {dataset.homepage} for the originals",
         ))))  # fmt: skip
     now = _status(dataset)
     rejected = {file: shown for file, shown in rejected.items() if file in now["missing"]}
     wrong = dict.fromkeys(now["missing"], "missing") | dict.fromkeys(now["altered"], "altered")
     wrong |= {file: f"altered in {shown}" for file, shown in rejected.items()}
-    now |= _ids(name, wrong)
-    return {**now, "added": added, "already": already, "rejected": rejected, "problems": problems}
+    now |= _ids(name, intake.sums, wrong)
+    return {**now, "added": added, "already": already, "taken": len(intake.by_name),
+            "rejected": rejected, "problems": intake.problems}  # fmt: skip
+
+
+class Intake:
+    """One `add`: decides file by file what is taken, and keeps the list of hashes in step."""
+
+    def __init__(self, name: str, unverified: bool):
+        self.folder, self.list = paths.raw(name), paths.registry(name)
+        self.sums = sums.read(self.list)
+        self.unverified = unverified
+        self.any = unverified or not self.sums.official
+        reader = registry.reader(name)
+        known = [*self.sums.expected, *_needed(name, self.sums)]
+        names = {Path(file).name.lower(): file for file in known}
+        self.place = getattr(
+            reader, "place", lambda p: names.get(re.split(r"[/\\]", p.lower())[-1])
+        )
+        self.homes: dict[str, set[str]] = {}  # two files may have the same content
+        for which in (self.sums.official, self.sums.unverified):
+            for file, digest in which.items():
+                self.homes.setdefault(digest, set()).add(file)
+        self.added = self.already = 0
+        self.by_name: set[str] = set()
+        self.rejected: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def take(self, source: Path, shown: str, inside: str) -> None:
+        """Install `source` where its content or its name says. inside: `shown` from PATH on."""
+        digest, named = files.sha256(source), self.place(inside)
+        homes = self.homes.get(digest, set())
+        for file in [named] if named in homes else sorted(homes):
+            if self.sums.official.get(file) == digest:
+                self.sums.unverified.pop(file, None)
+                self.by_name.discard(file)
+                self._install(source, file, digest)
+            elif self.sums.expected.get(file) == digest:
+                self._install(source, file, digest)
+        if not named or named in homes:
+            return
+        if homes and not self.any:
+            return
+        if not self.any or self._settled(named):
+            self.rejected[named] = shown
+            return
+        self._install(source, named, digest)  # before its hash: a full disk records nothing
+        self.sums.unverified[named] = digest
+        self.by_name.add(named)
+
+    def _settled(self, file: str) -> bool:
+        """Whether an unverified file may not take the place of `file`."""
+        if file in self.by_name:
+            return True  # two of one name in one PATH: the first
+        if not self.unverified:
+            return file in self.sums.expected  # as this copy, or a colleague's, was first taken in
+        original, here = self.sums.official.get(file), self.folder / file
+        return original is not None and here.is_file() and files.sha256(here) == original
+
+    def _install(self, source: Path, file: str, digest: str) -> None:
+        new = _install(source, self.folder / file, digest)
+        self.added, self.already = self.added + new, self.already + (not new)
+
+    def record(self) -> None:
+        """Write the list of hashes, if it has changed."""
+        if self.sums != sums.read(self.list):
+            sums.write(self.list, self.sums)
 
 
 def _install(source: Path, target: Path, digest: str) -> bool:
@@ -165,10 +244,9 @@ def get(name: str, *, mirror: str | None = None, into: str | Path | None = None)
     if dataset.access != "open":
         raise UserError(f"{dataset.title} is not open to download: {dataset.remedy}")
     now = _status(dataset)
-    if not dataset.expected():
-        raise UserError(now["next"])
     if not now["next"]:
-        return {**now, "added": 0, "already": now["present"], "rejected": {}, "problems": []}
+        return {**now, "added": 0, "already": now["present"], "taken": 0,
+                "rejected": {}, "problems": []}  # fmt: skip
     folder = Path(into) if into else paths.raw(name).parent / ".downloads" / name
     with _disk(folder):
         folder.mkdir(parents=True, exist_ok=True)

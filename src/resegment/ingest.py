@@ -1,30 +1,25 @@
 """From a dataset's own files to the canonical form that everything later reads.
 
-One folder a dataset, joined by id: 8-bit RGB images, 0/255 masks, a manifest. Readers and their
+One folder a dataset, joined by id: 8-bit RGB images (PNG, or the original JPEG), 0/255 masks, a
+manifest. Readers and their
 traps end here.
 """
 
 import csv
-import importlib
-from types import ModuleType
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from resegment import paths
+from resegment.datasets import registry, sums
+from resegment.datasets.record import Record
 from resegment.errors import UserError
 from resegment.files import atomic_folder, write_manifest
 
 COLUMNS = ("id", "subject", "height", "width", "image", "label", "fov", "fov_source", "observer2")
-
-
-def reader(dataset: str) -> ModuleType:
-    """The module that reads a dataset: `ids(root)` and `read(root, id)`."""
-    try:
-        return importlib.import_module(f"resegment.datasets.{dataset}")
-    except ModuleNotFoundError:
-        raise UserError(f"no reader for dataset {dataset!r} in src/resegment/datasets") from None
 
 
 def ingest(dataset: str) -> None:
@@ -32,7 +27,7 @@ def ingest(dataset: str) -> None:
 
     Raises UserError where nothing is usable, with the command that gets the set.
     """
-    source, root = reader(dataset), paths.raw(dataset)
+    source, root = registry.reader(dataset), paths.raw(dataset)
     usable = [i for i, reason in source.ids(root).items() if reason is None]
     if not usable:
         raise UserError(
@@ -47,16 +42,36 @@ def ingest(dataset: str) -> None:
             row = dict.fromkeys(COLUMNS, "") | {
                 "id": i, "subject": record.subject, "fov_source": record.fov_source,
                 "height": record.label.shape[0], "width": record.label.shape[1],
-                "image": f"{i}_image.png",
+                "image": _image(out, record), "part": record.part,
             }  # fmt: skip
-            cv2.imwrite(str(out / row["image"]), record.image[..., ::-1])
             for name, mask in masks.items():
                 if mask is not None:
                     row[name] = f"{i}_{name}.png"
                     cv2.imwrite(str(out / row[name]), mask.astype(np.uint8) * 255)
             rows.append(row)
         with open(out / "manifest.csv", "w", newline="") as f:
-            table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+            columns = [*COLUMNS, *(["part"] if any(row["part"] for row in rows) else [])]
+            table = csv.DictWriter(f, columns, extrasaction="ignore", lineterminator="\n")
             table.writeheader()
             table.writerows(rows)
-        write_manifest(out, dataset=dataset, images=len(rows))
+        strange = len(sums.read(paths.registry(dataset)).unverified)
+        write_manifest(
+            out, dataset=dataset, images=len(rows), **({"unverified": strange} if strange else {})
+        )
+
+
+def _image(out: Path, record: Record) -> str:
+    """Write `record.image` and return the file's name.
+
+    A JPEG stays as it is where reading it gives the same pixels (no EXIF rotation, say): a third
+    of the space of a PNG.
+    """
+    if record.file and record.file.suffix.lower() in (".jpg", ".jpeg"):
+        kept = out / f"{record.id}_image.jpg"
+        shutil.copyfile(record.file, kept)
+        if np.array_equal(cv2.imread(str(kept), cv2.IMREAD_COLOR_RGB), record.image):
+            return kept.name
+        kept.unlink()
+    name = f"{record.id}_image.png"
+    cv2.imwrite(str(out / name), record.image[..., ::-1])
+    return name

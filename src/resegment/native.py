@@ -21,8 +21,15 @@ def manifest(dataset: str) -> dict[str, dict]:
 
 
 def split(name: str, dataset: str) -> dict[str, str]:
-    """{id: train|val|test} of data/splits/<name>.csv, every id of which must have been ingested."""
+    """{id: train|val|test} of data/splits/<name>.csv, every id of which must have been ingested.
+
+    Where no such file is and name is the set's own, the split that its reader found in the files.
+    """
     file = paths.split(name)
+    if not file.exists() and name == dataset:
+        found = {id: row["part"] for id, row in manifest(dataset).items() if row.get("part")}
+        if found:
+            return found
     if not file.exists():
         raise UserError(f"{file} is missing: params.yaml names the split {name!r}")
     with open(file, newline="") as f:

@@ -21,7 +21,7 @@ from typing import IO
 
 from resegment.errors import UserError
 
-MAX_BYTES = 4 << 30  # unpacked from one archive; the largest, of HRF, holds below 2 GiB
+MAX_BYTES = 16 << 30  # unpacked from one archive; the largest, of ISIC 2018, holds 10.4 GiB
 MAX_FILES = 20_000
 MAX_DEPTH = 4  # archives within archives; a .tar.gz counts as two
 CHUNK = 1 << 20

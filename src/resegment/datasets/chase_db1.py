@@ -32,19 +32,16 @@ def read(root: Path, id: str) -> Record:
         raise UserError(f"CHASE_DB1 has no image {id!r}: its ids are 01L, 01R to 14L, 14R")
     needed = files(id)
     second = f"Image_{id}_2ndHO.png"
-    if (root / second).is_file():
+    if registry.locate(root, second):
         needed["second observer"] = second
-    parts = {
-        what: (name, registry.decode("chase_db1", root, name, what))
-        for what, name in needed.items()
-    }
-    registry.same_size("chase_db1", root, parts)
+    parts = registry.parts("chase_db1", root, needed)
     return Record(
         id=id,
         subject=id[:2],
-        image=parts["image"][1],
-        label=parts["label"][1],
-        fov=fov.derive(parts["image"][1]),
+        image=parts["image"],
+        label=parts["label"],
+        fov=fov.derive(parts["image"]),
         fov_source="derived",
-        observer2=parts["second observer"][1] if "second observer" in parts else None,
+        observer2=parts.get("second observer"),
+        file=registry.locate(root, needed["image"]),
     )

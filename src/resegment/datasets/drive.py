@@ -38,18 +38,15 @@ def read(root: Path, id: str) -> Record:
         raise UserError(f"DRIVE has no image {id!r}: its ids are 01 to 40")
     needed = files(id)
     second = f"test/2nd_manual/{id}_manual2.gif"
-    if (root / second).is_file():  # the training images have no second observer
+    if registry.locate(root, second):  # the training images have no second observer
         needed["second observer"] = second
-    parts = {
-        what: (name, registry.decode("drive", root, name, what)) for what, name in needed.items()
-    }
-    registry.same_size("drive", root, parts)
+    parts = registry.parts("drive", root, needed)
     return Record(
         id=id,
         subject=id,
-        image=parts["image"][1],
-        label=parts["label"][1],
-        fov=parts["mask"][1],
+        image=parts["image"],
+        label=parts["label"],
+        fov=parts["mask"],
         fov_source="given",
-        observer2=parts["second observer"][1] if "second observer" in parts else None,
+        observer2=parts.get("second observer"),
     )

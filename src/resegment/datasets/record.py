@@ -1,6 +1,7 @@
 """What every reader yields: one image with its label, its field of view and a second observer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,9 @@ class Record:
 
     image: (H, W, 3) uint8 RGB. label, fov, observer2: (H, W) bool, True inside.
     subject: whose eye it is; two images of one subject never stand in two splits.
-    fov_source: "given" by the dataset or "derived" from the image.
+    fov_source: "given" by the dataset, "derived" from the image, or "frame": there is none.
+    part: "train", "val" or "test" where the ids, and so the split, are known from the files alone.
+    file: the file that `image` was decoded from, where keeping its bytes is worth trying.
     """
 
     id: str
@@ -21,3 +24,5 @@ class Record:
     fov: np.ndarray
     fov_source: str
     observer2: np.ndarray | None = None
+    part: str = ""
+    file: Path | None = None

@@ -4,15 +4,20 @@ datasets.yaml holds the sources, <name>.sha256 the content of the original files
 by the content of its files, however it was packed.
 """
 
+import gzip
+import importlib
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 import yaml
 
 from resegment import paths
+from resegment.datasets import sums
 from resegment.errors import UserError
 
 
@@ -57,12 +62,8 @@ class Dataset:
         )
 
     def expected(self) -> dict[str, str]:
-        """Relative path -> sha256 of every original file; empty where no hashes are known."""
-        path = paths.registry(self.name)
-        if not path.exists():
-            return {}
-        lines = path.read_text().splitlines()
-        return {line[66:]: line[:64] for line in lines if line.strip()}
+        """Relative path -> sha256 of every file known; empty where no hashes are."""
+        return sums.read(paths.registry(self.name)).expected
 
 
 @cache
@@ -93,10 +94,41 @@ def get(name: str) -> Dataset:
     return known[name]
 
 
+def reader(name: str) -> ModuleType:
+    """The module that reads a dataset: `ids(root)`, `read(root, id)`, and what it needs.
+
+    That is IDS and `files(id)`, or, where ids are known only from the files, `layout(names)` and
+    `place(name)` (datasets/isic.py).
+    """
+    try:
+        module = importlib.import_module(f"resegment.datasets.{name}")
+    except ModuleNotFoundError:
+        module = None
+    if not hasattr(module, "read"):
+        raise UserError(f"no reader for dataset {name!r} in src/resegment/datasets")
+    return module
+
+
+def locate(root: Path, name: str) -> Path | None:
+    """Where `name` lies below `root`, or None.
+
+    Copies differ in the case of names, in their folders and in packing (.gz): what counts then is
+    the file's own name, where just one file has it.
+    """
+    if (root / name).is_file():
+        return root / name
+    found = [p for p in root.rglob("*") if _fold(p.name) == _fold(name) and p.is_file()]
+    return found[0] if len(found) == 1 else None
+
+
+def _fold(name: str) -> str:
+    return name.rpartition("/")[2].lower().removesuffix(".gz")
+
+
 def missing(root: Path, files: dict[str, str]) -> str | None:
     """The first of `files` (what it is -> relative path) that root lacks, as a reason, or None."""
     for what, name in files.items():
-        if not (root / name).is_file():
+        if not locate(root, name):
             return f"{what} {name} is missing"
     return None
 
@@ -105,31 +137,59 @@ def decode(dataset: str, root: Path, name: str, what: str) -> np.ndarray:
     """Read `root/name`: an "image" as (H, W, 3) uint8 RGB, anything else as (H, W) bool.
 
     A mask is True above 127: palette GIFs decode to {3, 253} and 1-bit PNGs to {0, 255}.
+    EXIF orientation is not applied: labels were drawn on the stored pixels.
     Raises UserError naming the file when it is missing, truncated or no image.
     """
-    path = root / name
-    colour = what == "image"
-    try:
-        data = np.fromfile(path, np.uint8)  # from memory: OpenCV then refuses a cut file
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
-    except FileNotFoundError:
-        raise UserError(f"{path} ({what}) is missing: {get(dataset).remedy}") from None
-    except (OSError, cv2.error):
+    path = locate(root, name)
+    remedy = f"delete it and {get(dataset).remedy}"
+    if not path:
+        raise UserError(f"{root / name} ({what}) is missing: {get(dataset).remedy}")
+    how = cv2.IMREAD_COLOR if what == "image" else cv2.IMREAD_GRAYSCALE
+    try:  # from memory: OpenCV then refuses a cut file
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = np.frombuffer(data, np.uint8)
+        pixels = cv2.imdecode(data, how | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (OSError, EOFError, zlib.error, cv2.error):
         pixels = None
     if pixels is None:
+        raise UserError(f"{path} ({what}) is truncated or not an image: {remedy}")
+    if what == "image":
+        if data[:2].tobytes() in (b"II", b"MM") and _sheer(data):
+            raise UserError(f"{path} ({what}) is partly transparent, no original is: {remedy}")
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if pixels.any() and pixels.max() <= 127:
         raise UserError(
-            f"{path} ({what}) is truncated or not an image: delete it and {get(dataset).remedy}"
+            f"{path} ({what}) has no grey value above {pixels.max()}, in the original inside is "
+            f"255: {remedy}"
         )
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if colour else pixels > 127
+    return pixels > 127
 
 
-def same_size(dataset: str, root: Path, parts: dict[str, tuple[str, np.ndarray]]) -> None:
+def _sheer(tiff: np.ndarray) -> bool:
+    """Whether a TIFF has transparent pixels: OpenCV would darken them, not drop the channel."""
+    pixels = cv2.imdecode(tiff, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    return (
+        pixels is not None
+        and pixels.ndim == 3
+        and pixels.shape[2] == 4
+        and (pixels[..., 3].min() < 255)
+    )
+
+
+def parts(dataset: str, root: Path, files: dict[str, str]) -> dict[str, np.ndarray]:
+    """Decode `files` (what -> relative path), all of one size: what -> pixels as in `decode`."""
+    found = {what: decode(dataset, root, name, what) for what, name in files.items()}
+    same_size(dataset, {what: (locate(root, files[what]), p) for what, p in found.items()})
+    return found
+
+
+def same_size(dataset: str, parts: dict[str, tuple[Path, np.ndarray]]) -> None:
     """Raise UserError unless all parts (what -> (file, pixels)) have the first one's H x W."""
     (first, (reference, image)), *others = parts.items()
-    for what, (name, pixels) in others:
+    for what, (path, pixels) in others:
         if pixels.shape[:2] != image.shape[:2]:
             size, wanted = (f"{p.shape[1]}x{p.shape[0]}" for p in (pixels, image))
             raise UserError(
-                f"{root / name} ({what}) is {size} but {first} {reference} is {wanted}: "
+                f"{path} ({what}) is {size} but {first} {reference.name} is {wanted}: "
                 f"delete the altered one and {get(dataset).remedy}"
             )

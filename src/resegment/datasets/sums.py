@@ -1,0 +1,55 @@
+"""data/registry/<name>.sha256: which bytes a dataset's raw files are, and who says so.
+
+Lines as sha256sum writes them, and comments (#). The official hashes stand first. Below the line
+`# unverified: ...` stand the files of this copy that nobody vouches for; the official line that
+such a file replaces stays as a comment, so that the original can still be recognised.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resegment import files
+
+MARK = "# unverified: not the original files"
+LINE = re.compile(r"(?:# )?([0-9a-f]{64})  (.+)")
+
+
+@dataclass
+class Sums:
+    """notes: comment lines. official, unverified: path below the dataset's folder -> sha256."""
+
+    notes: list[str] = field(default_factory=list)
+    official: dict[str, str] = field(default_factory=dict)
+    unverified: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def expected(self) -> dict[str, str]:
+        """Path -> sha256 of what should be there: the official file unless one replaces it."""
+        return self.official | self.unverified
+
+
+def read(path: Path) -> Sums:
+    """Parse a list; a missing one is empty."""
+    sums = Sums()
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines):
+        entry = LINE.fullmatch(line)
+        below = MARK in lines[:number]
+        if entry and not (below and line.startswith("#")):
+            (sums.unverified if below else sums.official)[entry[2]] = entry[1]
+        elif line.startswith("#") and line != MARK:
+            sums.notes.append(line)
+    return sums
+
+
+def write(path: Path, sums: Sums) -> None:
+    """Write the list: the same bytes for the same content."""
+    lines = list(sums.notes)
+    for name, digest in sums.official.items():
+        lines.append(f"{'# ' if name in sums.unverified else ''}{digest}  {name}")
+    if sums.unverified:
+        lines.append(MARK)
+        lines += [f"{digest}  {name}" for name, digest in sorted(sums.unverified.items())]
+    with files.atomic(path) as tmp:
+        tmp.write_text("".join(f"{line}\n" for line in lines))
