@@ -68,7 +68,8 @@ def templates() -> dict[str, dict]:
         "ingest": {
             "cmd": "resegment ingest ${key}",
             "deps": ["${item.originals}", "src/resegment/datasets/${key}.py",
-                     *code("ingest", "datasets.registry", "datasets.fov", "datasets.record")],
+                     *code("ingest", "datasets.registry", "datasets.fov", "datasets.record",
+                           "datasets.isic")],
             "outs": ["data/native/${key}"],
         },
         "prepare": prepare | {"outs": ["data/prepared/${key}"]},
