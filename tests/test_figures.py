@@ -18,7 +18,9 @@ TYPICAL = {"se": 0.8, "sp": 0.975, "acc": 0.955, "precision": 0.83, "f1": 0.815,
 TYPICAL |= {"mcc": 0.79, "auc": 0.97, "ap": 0.89}
 
 
-def fake_campaign(names=("net-a", "net-b"), budget="smoke", dataset="sample", published=False):
+def fake_campaign(
+    names=("net-a", "net-b"), budget="smoke", dataset="sample", published=False, crossed=False
+):
     """Write a whole campaign under the current directory; return (campaign, runs)."""
     cv2.setNumThreads(1)
     campaign = f"small-{budget}"
@@ -44,6 +46,9 @@ def fake_campaign(names=("net-a", "net-b"), budget="smoke", dataset="sample", pu
     folder = paths.reports(campaign)
     folder.mkdir(parents=True)
     pd.DataFrame(scores).to_csv(folder / "scores.csv", index=False)
+    there = [{**r, "scored_on": "stare", "value": r["value"] - 0.1} for r in scores]
+    there = [r for r in there if r["seed"] != "observer2"]
+    pd.DataFrame(there).iloc[: None if crossed else 0].to_csv(folder / "cross.csv", index=False)
     pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     _published(folder, campaign, names, published)

@@ -91,20 +91,25 @@ def plan(
     check: Annotated[bool, typer.Option("--check", help="only say whether dvc.yaml is in step"),
                      ] = False,
 ):  # fmt: skip
-    """Bring dvc.yaml into step with params.yaml."""
+    """Bring dvc.yaml into step with params.yaml, and say what its campaigns will cost."""
     params = config.load()
+    if check:
+        planning.check(params)
+        return
+    from resegment import estimate
+
     if list_:
         for run in config.runs(params, tuple(params.campaigns)):
             active = run["campaign"].removesuffix(f"-{run['budget']}") in params.active
-            typer.echo(f"{run['run']:40} {run['dataset']:10} {run['model']['name']:12}"
+            typer.echo(f"{run['run']:56} {run['dataset']:10} {run['model']['name']:12}"
                        f"{'active' if active else ''}".rstrip())  # fmt: skip
-        return
-    if check:
-        planning.check(params)
+        typer.echo()
+        typer.echo(estimate.summary(config.runs(params, tuple(params.campaigns)), params))
         return
     changed = planning.write(params)
     count = len(planning.stages(params))
     typer.echo(f"dvc.yaml {'written' if changed else 'is in step'}: {count} stages")
+    typer.echo(estimate.summary(config.runs(params), params))
 
 
 @app.command()

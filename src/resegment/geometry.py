@@ -11,7 +11,7 @@ from resegment.errors import UserError
 
 
 def _offsets(size: tuple[int, int], geometry: dict) -> tuple[int, int]:
-    """Rows above and columns left of an image centred in the padded frame (RSAN's code: floor)."""
+    """Rows above and columns left of an image centred in the padded frame: rsan-09-padding."""
     (height, width), (h, w) = size, geometry["pad"]
     if height > h or width > w:
         raise UserError(
@@ -21,7 +21,7 @@ def _offsets(size: tuple[int, int], geometry: dict) -> tuple[int, int]:
     return (h - height) // 2, (w - width) // 2
 
 
-def _resized(size: tuple[int, int], geometry: dict) -> tuple[int, int] | None:
+def resized(size: tuple[int, int], geometry: dict) -> tuple[int, int] | None:
     """Height and width that a resize makes of an image's, or None without one."""
     if w := geometry["width"]:
         return round(size[0] * w / size[1]), w
@@ -29,7 +29,7 @@ def _resized(size: tuple[int, int], geometry: dict) -> tuple[int, int] | None:
 
 
 def _place(array: np.ndarray, geometry: dict, interpolation: int) -> np.ndarray:
-    if size := _resized(array.shape[:2], geometry):
+    if size := resized(array.shape[:2], geometry):
         return cv2.resize(array, size[::-1], interpolation=interpolation)
     if geometry["pad"]:
         top, left = _offsets(array.shape[:2], geometry)
@@ -45,7 +45,10 @@ def to_network(image: np.ndarray, geometry: dict) -> np.ndarray:
 
 
 def to_network_mask(mask: np.ndarray, geometry: dict) -> np.ndarray:
-    """(H, W) bool -> (h, w) bool, nearest neighbour (deviation all-01-resize)."""
+    """(H, W) bool -> (h, w) bool, nearest neighbour.
+
+    Deviations all-01-resize and hybridnetseg-12-labels.
+    """
     return _place(mask.astype(np.uint8), geometry, cv2.INTER_NEAREST).astype(bool)
 
 
@@ -55,7 +58,7 @@ def restore(probability: np.ndarray, geometry: dict, size: tuple[int, int]) -> n
     Padding is undone exactly; a resize is undone bilinearly.
     """
     height, width = size
-    if _resized(size, geometry):
+    if resized(size, geometry):
         return cv2.resize(probability, (width, height), interpolation=cv2.INTER_LINEAR)
     if geometry["pad"]:
         top, left = _offsets(size, geometry)

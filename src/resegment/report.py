@@ -66,6 +66,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "datasets": [_dataset(name, runs) for name in dict.fromkeys(r["dataset"] for r in runs)],
         "panels": panels,
         "costs": costs,
+        "cross": _cross(figures.table(campaign, "cross"), found),
         "timed_on": sorted({device for cost in costs for device in cost["ms"]}),
         "seconds": sum(p["cost"].get("wall_seconds", 0) for p in panels),
         "images": _images(campaign, runs),
@@ -254,6 +255,20 @@ def _panel(run: dict, scores: pd.DataFrame) -> dict:
         "protocols": protocols,
         "values": values,
     }
+
+
+def _cross(table: pd.DataFrame, found: list[dict]) -> dict | None:
+    """F1 under the common protocol of every experiment on every dataset its campaign names, its
+    own test images among them; None where it names none."""
+    rows = table[(table.metric == "f1") & (table.protocol == "common")]
+    if rows.empty:
+        return None
+    parts = []
+    for e in found:
+        mine = rows[rows.experiment == e["name"]]
+        cells = {d: _cell(mine[mine.scored_on == d]) for d in mine.scored_on.unique()}
+        parts.append({**e, "cells": cells | {e["dataset"]: e["common"]["f1"]}})
+    return {"datasets": sorted({d for p in parts for d in p["cells"]}), "rows": parts}
 
 
 def _cost(name: str, panels: list[dict]) -> dict:

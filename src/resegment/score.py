@@ -1,4 +1,7 @@
-"""Turn a run's probability maps into histograms, and these into scores under every protocol."""
+"""Turn a run's probability maps into histograms, and these into scores under every protocol.
+
+The truth is the first observer's label (deviation all-02-second-observer).
+"""
 
 import csv
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
 """ISIC 2018 task 1: lesions, the 2,594 official training images.
 
 Mini-Net's 2,000 / 600 are the numbers of ISIC 2017; here the first 2,000 in name order are for
-training, of which the last 100 are val, and the other 594 test. A partial copy is divided in the
-same shares.
+training, of which the last 100 are val, and the other 594 test (deviation
+mininet-14-isic2018-split). A partial copy is divided in the same shares.
 """
 
 import re

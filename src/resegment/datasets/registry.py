@@ -38,7 +38,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One entry of datasets.yaml. access: "open", "register" or "request"."""
+    """One entry of datasets.yaml. access: "open", "register" or "request".
+
+    size: height and width in pixels where all images share them, images: how many are train, val
+    and test where no split file lists them; both for estimates only.
+    """
 
     name: str
     title: str
@@ -49,6 +53,8 @@ class Dataset:
     files: str
     archives: tuple[Archive, ...]
     notes: str = ""
+    size: tuple[int, int] | None = None
+    images: dict[str, int] | None = None
 
     @property
     def remedy(self) -> str:

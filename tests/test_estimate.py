@@ -1,0 +1,73 @@
+"""Estimates against the costs that were counted by hand from the papers' schedules."""
+
+import pytest
+
+from resegment import config, estimate, paths
+from resegment.files import write_json
+
+
+@pytest.fixture
+def params(root, monkeypatch, tmp_path):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(paths, "run", lambda run_id: tmp_path / run_id)
+    estimate.rates.cache_clear()
+    yield config.load()
+    estimate.rates.cache_clear()
+
+
+def cost(params, run_id):
+    run = config.find(params, run_id)
+    return estimate.estimate(run, params.recipes[run["recipe"]])
+
+
+COUNTED = [  # run, PMAC of a training: multiply-adds of one image x images x epochs x 3
+    ("papers-drive-paper/rga-drive/s0", 1.48e9 * 6534 * 70 * 3 / 1e15),
+    ("papers-drive-paper/rsan-drive/s0", 25.16e9 * 18 * 200 * 3 / 1e15),
+    ("papers-chase-paper/rsan-chase/s0", 72.95e9 * 18 * 150 * 3 / 1e15),
+    ("papers-drive-paper/bcdu-drive/s0", 4.64e9 * 160_000 * 5 * 3 / 1e15),
+    ("papers-drive-paper/mininet-drive/s0", 1.76e9 * 18 * 100 * 3 / 1e15),
+]
+
+
+@pytest.mark.parametrize(("run_id", "peta"), COUNTED)
+def test_a_training_costs_what_was_counted(params, run_id, peta):
+    found = cost(params, run_id)
+    assert found.training / 1e15 == pytest.approx(peta, rel=0.01)
+    assert found.seconds == (found.training + found.drawing) / estimate.RATE
+
+
+def test_overlapping_patches_cost_as_often_as_they_cover_a_pixel(params):
+    found = cost(params, "papers-drive-paper/bcdu-drive/s0")
+    patches = 40 * 10_710  # training images too: a threshold is chosen on them
+    assert found.drawing == pytest.approx(4.64e9 * patches, rel=0.3)  # fewer at the borders
+
+
+def test_disk_is_that_of_the_pixels(params):
+    found = cost(params, "papers-drive-paper/rga-drive/s0")
+    assert found.pairs == ("drive/rga-512", 7260 * 512 * 512 * 4)
+    assert found.disk == 4 * 39_639 + 2 * 40 * 512 * 512
+
+
+def test_maps_of_other_sets_count_and_shared_pairs_count_once(params):
+    run = config.find(params, "vessels-lite/unet-vessels-drive/s0")
+    recipe = params.recipes["width-592"]
+    alone = estimate.estimate(run | {"cross": []}, recipe)
+    assert alone.drawing < estimate.estimate(run, recipe).drawing
+    runs = [r for r in config.runs(params, ("papers-drive",)) if r["experiment"] == "rga-drive"]
+    one, three = (estimate.summary(runs[:n], params).splitlines()[1].split() for n in (1, 3))
+    assert float(three[-2]) == pytest.approx(float(one[-2]), abs=0.1)  # 7.6 GB of pairs, not 23
+
+
+def test_a_set_whose_ids_are_not_known_yet_is_estimated(params):
+    assert cost(params, "papers-skin-paper/mininet-isic2018/s0").training > 0
+
+
+def test_finished_runs_give_the_rate(params, tmp_path):
+    folder = tmp_path / "c/e/s0"
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", {
+        "device": {"type": "cpu"}, "model": {"name": "rga_net", "macs": 1000},
+        "cost": {"image_size": [10, 10], "images": 7, "cpu_seconds": 2.0},
+        "parameters": {"train": {"augment": {"crop": 5}}},
+    })  # fmt: skip
+    assert estimate.rates() == {"rga_net": 3 * 1000 / 100 * 25 * 7 / 2}
