@@ -4,6 +4,8 @@ Each test works in a copy of one finished pipeline: the sample set, two training
 `resegment` on the PATH writes down every verb that really ran, and when.
 """
 
+import csv
+import hashlib
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import fakes
 import pytest
 import yaml
 
@@ -121,11 +124,12 @@ def tiny(tree: dict) -> None:
     """The smallest campaign: two runs of a second each."""
     tree["active"] = ["sample"]
     tree["budgets"]["tiny"] = {
-        "recipe": "native",
+        "recipes": {"rga-512": "native"},
         "train": {"epochs": 2, "samples_per_epoch": 8, "batch_size": 4,
                   "augment": {"crop": 32, "flips": True}},
     }  # fmt: skip
-    tree["campaigns"]["sample"] |= {"budget": "tiny", "seeds": [0]}
+    two = ["unet-drive", "rga-drive"]
+    tree["campaigns"]["sample"] |= {"budget": "tiny", "seeds": [0], "experiments": two}
 
 
 @pytest.fixture(scope="module")
@@ -409,6 +413,44 @@ def test_a_run_is_added_removed_and_comes_back(w):
     w.sh("resegment plan; dvc repro -q")
     assert w.costly() == ["plan"]
     assert (w.path / "reports/sample-tiny/scores.csv").read_text() == two
+    w.clean()
+
+
+def test_weights_of_another_run_and_images_of_another_set(w):
+    """An initial run is an ordinary dependency, and cross-dataset scoring an ordinary stage."""
+    fakes.folder(w.path / "copy", fakes.isic2018_files())
+
+    def edit(tree):
+        tree["experiments"]["unet-second"] = tree["experiments"]["unet-drive"] | {
+            "initial": "unet-drive"
+        }
+        names = ["unet-drive", "unet-second"]
+        tree["campaigns"]["sample"] |= {"experiments": names, "cross": ["isic2018"]}
+
+    w.change(edit)
+    w.sh("resegment data add isic2018 copy; resegment plan; dvc gc -q -f -w; rm -rf runs")
+    second = UNET.replace("unet-drive", "unet-second")
+    w.snakemake()
+    w.clean()
+    ran = w.ran()
+    assert {f"train {second}", f"predict {second} --on isic2018"} <= set(ran)
+    weights = hashlib.md5((w.path / f"runs/{UNET}/weights.safetensors").read_bytes()).hexdigest()
+    manifest = json.loads((w.path / f"runs/{second}/manifest.json").read_text())
+    assert manifest["fingerprints"]["initial"] == weights
+    own, there = (
+        json.loads((w.path / f"runs/{second}{on}/scores/metrics.json").read_text())
+        for on in ("", "/on-isic2018")
+    )
+    assert there["common"]["threshold"] == own["common"]["threshold"]
+    assert there["common"]["n_images"] == 6  # 26 * 594 / 2594
+    with open(w.path / "reports/sample-tiny/cross.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert {(r["trained_on"], r["scored_on"]) for r in rows} == {("sample", "isic2018")}
+    assert {r["experiment"] for r in rows} == {"unet-drive", "unet-second"}
+
+    w.rate("unet-drive", 0.002)  # what starts from it follows, in the other engine, too
+    w.sh("dvc repro -q")
+    assert {f"train {UNET}", f"train {second}"} <= set(w.ran())
     w.clean()
 
 
