@@ -53,7 +53,9 @@ def test_every_pixel_is_the_mean_of_the_patches_over_it(image):
     tiled = predict.probability(Corner(), image, CPU, {"patch": 4, "stride": 2})
     inner = tiled[2:34, 2:58] / 65535
     assert np.array_equal(np.argwhere(inner > 0) % 2, np.zeros_like(np.argwhere(inner > 0)))
-    assert np.allclose(inner[::2, ::2], 1 / 4, atol=1e-5)  # first pixel of one of the four patches over it
+    assert np.allclose(
+        inner[::2, ::2], 1 / 4, atol=1e-5
+    )  # first pixel of one of the four patches over it
     assert tiled[0, 0] == 65535
 
 
