@@ -37,7 +37,7 @@ def checkout(tmp_path, monkeypatch, root):
         shutil.copytree(root / "data" / name, tmp_path / "data" / name)
     tree = yaml.safe_load((root / "params.yaml").read_text())
     tree["budgets"]["tiny"] = {
-        "recipes": tree["budgets"]["smoke"]["recipes"],
+        "recipes": dict.fromkeys(["rga-stare-512", "hrf-784", "resize-512"], "native"),
         "train": {"epochs": 1, "samples_per_epoch": 8, "batch_size": 4, "augment": {"crop": 24}},
     }
     names = [experiment for _, experiment in WHOLE_SETS.values()]

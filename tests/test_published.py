@@ -203,3 +203,15 @@ def test_the_experiments_name_rows_that_exist_and_are_theirs():
         assert set(cells["paper"]) == {experiment["paper"]}
         assert set(cells["dataset"]) - {""} <= {experiment["dataset"]}
         assert cells["rerun"].any()
+
+
+def test_every_row_that_the_authors_measured_is_an_experiment():
+    """And every experiment of a paper stands in a campaign under the paper's own schedule."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    named = {row for e in tree["experiments"].values() for row in e.get("rows", [])}
+    cells = published.cells()
+    assert named == set(cells["row"][cells["rerun"]]) and len(named) == 43
+    run = {
+        e for c in tree["campaigns"].values() if c["budget"] == "paper" for e in c["experiments"]
+    }
+    assert {name for name, e in tree["experiments"].items() if e.get("paper")} == run
