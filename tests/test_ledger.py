@@ -119,14 +119,6 @@ def test_verdict(case):
         assert "A and B" in reason
 
 
-def test_seed_interval_is_students():
-    low, high = ledger.seed_interval([0.80, 0.82, 0.84])
-    assert (low + high) / 2 == pytest.approx(0.82)
-    # the tables' two-sided 95 % quantile for two degrees of freedom
-    assert (high - low) / 2 == pytest.approx(4.303 * 0.02 / math.sqrt(3), rel=1e-4)
-    assert ledger.seed_interval([0.8]) is None
-
-
 def test_three_seeds_at_the_papers_budget():
     ledger.build("drive-paper", make())
     found = entry("rga-2-08", "f1")

@@ -19,11 +19,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from scipy.stats import t as student
-
 from resegment import files, paths, published, stats
 from resegment.errors import UserError
-from resegment.metrics import METRICS
+from resegment.metrics import METRICS, STRUCTURE
 
 SCORES = ("campaign", "experiment", "budget", "dataset", "seed", "protocol", "metric", "value",
           "ci_low", "ci_high", "threshold", "n_images", "run")  # fmt: skip
@@ -60,16 +58,6 @@ def build(campaign: str, runs: list[dict]) -> None:
                 out = csv.writer(f, lineterminator="\n")
                 out.writerow(header)
                 out.writerows(rows)
-
-
-def seed_interval(values: list[float], level: float = 0.95) -> Interval | None:
-    """Student's interval of the mean over seeds, mean -+ t sd / sqrt(n); None for one seed."""
-    n = len(values)
-    if n < 2:
-        return None
-    mean, sd = stats.over_seeds(values)
-    half = float(student.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
-    return mean - half, mean + half
 
 
 def verdict(
@@ -148,7 +136,7 @@ def _cross(run: dict, dataset: str) -> Iterable[list]:
 def _metrics(
     run: dict, seed: int | str, protocol: str, values: dict, bounds: dict[str, Interval]
 ) -> Iterable[list]:
-    for metric in METRICS:
+    for metric in (*METRICS, *STRUCTURE):
         if metric in values:
             yield [*(run[k] for k in ("campaign", "experiment", "budget", "dataset")), seed,
                    protocol, metric, _text(values[metric]), *map(_text, bounds[metric]),
@@ -189,7 +177,7 @@ def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | N
         protocol = first["protocol"]
         found = [measured[n]["scores"][protocol][metric] for n in names]
         values = [math.nan if v is None else v for v in found]
-        seeds = seed_interval(values)
+        seeds = stats.seed_interval(values)
         ends = zip(*(measured[n]["bounds"][protocol][metric] for n in names), strict=True)
         images = tuple(sum(end) / len(end) for end in ends)
     mean, sd = stats.over_seeds(values)

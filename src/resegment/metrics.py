@@ -19,8 +19,12 @@ import numpy as np
 LEVELS = 65536
 COUNTS = ("tp", "fp", "fn", "tn")
 THRESHOLDED = ("se", "sp", "acc", "precision", "f1", "iou", "mcc")
-METRICS = (*THRESHOLDED, "auc", "ap")
+PROBABILISTIC = ("auc", "ap", "ece", "brier")  # a binary mask has none of these
+METRICS = (*THRESHOLDED, *PROBABILISTIC)
+# What structure.py measures on masks: per image only, so under either pooling a mean over images.
+STRUCTURE = ("cldice", "betti0_error", "betti1_error", "se_thin", "se_thick")
 CURVE_POINTS = 512
+CALIBRATION_BINS = 15
 
 _PROBABILITY = np.arange(LEVELS) / (LEVELS - 1)
 
@@ -38,10 +42,20 @@ def histogram(probability: np.ndarray, label: np.ndarray, region: np.ndarray) ->
 
 def confusion(hist: np.ndarray, threshold: float) -> np.ndarray:
     """Counts tp, fp, fn, tn (int64, (..., 4)) when vessel iff v / 65535 > threshold."""
-    first = int(np.searchsorted(_PROBABILITY, threshold, side="right"))
+    first = _first_above(threshold)
     above = hist[..., first:].sum(-1, dtype=np.int64)
     below = hist[..., :first].sum(-1, dtype=np.int64)
     return np.stack([above[..., 1], above[..., 0], below[..., 1], below[..., 0]], -1)
+
+
+def above(probability: np.ndarray, threshold: float) -> np.ndarray:
+    """The pixels of a uint16 map that `confusion` calls vessel: bool, of the same shape."""
+    return probability >= _first_above(threshold)
+
+
+def _first_above(threshold: float) -> int:
+    """The lowest level v with v / 65535 > threshold; 65536 if none is."""
+    return int(np.searchsorted(_PROBABILITY, threshold, side="right"))
 
 
 def counts_of_mask(prediction: np.ndarray, label: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -112,11 +126,71 @@ def at_least(values: np.ndarray) -> np.ndarray:
     return np.cumsum(values[..., ::-1], -1, dtype=np.float64)[..., ::-1]
 
 
-def score(hist: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
-    """Counts and all metrics of histograms (..., 2, 65536) at one threshold, each (...)."""
+def brier(hist: np.ndarray) -> np.ndarray:
+    """Mean squared distance of the probability from the label (Brier 1950): (...), exact.
+
+    hist: (..., 2, 65536).
+    """
+    p = _PROBABILITY
+    squares = hist[..., 0, :] @ p**2 + hist[..., 1, :] @ (1 - p) ** 2
+    return _ratio(squares, hist.sum((-2, -1), dtype=np.float64))
+
+
+def binned(hist: np.ndarray, bins: int = CALIBRATION_BINS) -> np.ndarray:
+    """Pixels, sum of probabilities and vessel pixels in `bins` equal parts of [0, 1].
+
+    hist: (..., 2, 65536). Returns float64 (..., 3, bins). A bin holds (b / bins, (b + 1) / bins],
+    as in Guo et al. 2017; the first holds 0 as well.
+    """
+    starts = np.arange(bins) * (LEVELS - 1) // bins + 1
+    starts[0] = 0
+    both = hist.sum(-2, dtype=np.float64)
+    rows = np.stack([both, both * _PROBABILITY, hist[..., 1, :]], -2)
+    return np.add.reduceat(rows, starts, axis=-1)
+
+
+def calibration(hist: np.ndarray, bins: int = CALIBRATION_BINS) -> dict[str, np.ndarray]:
+    """The calibration curve: bin_low, bin_high, n, predicted (mean), observed (vessel share).
+
+    hist: (..., 2, 65536). Bins as in `binned`; the last three are (..., bins), and predicted and
+    observed nan in a bin without pixels.
+    """
+    n, probability, vessel = np.moveaxis(binned(hist, bins), -2, 0)
+    edges = np.arange(bins + 1) / bins
+    return {
+        "bin_low": edges[:-1],
+        "bin_high": edges[1:],
+        "n": n.astype(np.int64),
+        "predicted": _ratio(probability, n),
+        "observed": _ratio(vessel, n),
+    }
+
+
+def ece_of(sums: np.ndarray) -> np.ndarray:
+    """The expected calibration error of `binned` sums (..., 3, bins): (...).
+
+    The pixel-weighted mean of |vessel share - mean probability| over the bins (Naeini et al. 2015),
+    of the probability of vessel itself, not of the more probable class.
+    """
+    n, probability, vessel = np.moveaxis(sums, -2, 0)
+    return _ratio(np.abs(vessel - probability).sum(-1), n.sum(-1))
+
+
+def unthresholded(hist: np.ndarray) -> dict[str, np.ndarray]:
+    """The metrics of histograms (..., 2, 65536) that need no threshold, each (...)."""
+    return {"auc": auc(hist), "ap": ap(hist), "ece": ece_of(binned(hist)), "brier": brier(hist)}
+
+
+def thresholded(hist: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """Counts and the metrics of counts of histograms (..., 2, 65536), each (...)."""
     counts = confusion(hist, threshold)
     named = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
-    return {**named, **from_counts(counts), "auc": auc(hist), "ap": ap(hist)}
+    return {**named, **from_counts(counts)}
+
+
+def score(hist: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
+    """Counts and all metrics of histograms (..., 2, 65536) at one threshold, each (...)."""
+    return {**thresholded(hist, threshold), **unthresholded(hist)}
 
 
 def best_threshold(hist: np.ndarray) -> float:

@@ -4,6 +4,7 @@ Counts of a whole run are (image, space, part, class, 65536) as in histograms.np
 inside the field of view, part 1 outside it. One protocol picks (image, 2, 65536) out of them.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -46,6 +47,11 @@ class Protocol:
 
 
 COMMON = Protocol("fov", "native", "pixels", "train")
+
+
+def every() -> list[Protocol]:
+    """The 16 ways in which papers measure: region x space x pooling x threshold (0.5, "train")."""
+    return [Protocol(*c) for c in itertools.product(*_CHOICES.values(), (0.5, "train"))]
 
 
 def select(array: np.ndarray, protocol: Protocol, spaces: Sequence[str]) -> np.ndarray:
@@ -124,8 +130,37 @@ def evaluate(
     return {**extra, **values}, images, pooled_hist
 
 
+def sensitivity(counts: np.ndarray, splits: Sequence[str], spaces: Sequence[str]) -> list[dict]:
+    """The test images under `every()` protocol: how far the protocol alone moves each metric.
+
+    Arguments as of `evaluate`; both spaces are needed. Returns a row per protocol and metric of
+    metrics.METRICS: region, space, pooling, threshold (0.5 or "train"), metric, value (nan where
+    undefined); the values are those of `evaluate`. The curves of a histogram are swept once, not
+    once a protocol. Raises UserError as `evaluate`.
+    """
+    splits, rows = np.asarray(splits), []
+    test = splits == "test"
+    if not test.any():
+        raise UserError("the split has no test image: nothing can be scored")
+    for region, space in itertools.product(_CHOICES["region"], _CHOICES["space"]):
+        hists = select(counts, Protocol(region, space, "pixels", 0.5), spaces)
+        parts = hists[test].sum(0, dtype=np.int64), hists[test]
+        swept = [metrics.unthresholded(h) for h in parts]
+        for kind, pooling in itertools.product((0.5, "train"), _CHOICES["pooling"]):
+            protocol = Protocol(region, space, pooling, kind)
+            threshold = choose_threshold(protocol, hists, splits)
+            pooled, images = (
+                metrics.thresholded(h, threshold) | known
+                for h, known in zip(parts, swept, strict=True)
+            )
+            values = pool(pooling, pooled, images)
+            rows += [{**vars(protocol), "metric": m, "value": values[m]} for m in metrics.METRICS]
+    return rows
+
+
 def evaluate_masks(protocol: Protocol, counts: np.ndarray, spaces: Sequence[str]) -> dict:
-    """Score binary masks (a second observer) under a protocol: no threshold, no auc, no ap.
+    """Score binary masks (a second observer) under a protocol: no threshold, and None for what
+    needs probabilities (auc, ap, ece, brier).
 
     counts: tp, fp, fn, tn of the test images, (image, space, part, 4).
     """
@@ -142,4 +177,4 @@ def evaluate_masks(protocol: Protocol, counts: np.ndarray, spaces: Sequence[str]
         "n_images": len(chosen),
         "prevalence": metrics.prevalence(total),
     }
-    return {**extra, **values, "auc": None, "ap": None}
+    return {**extra, **values, **dict.fromkeys(metrics.PROBABILISTIC)}

@@ -4,19 +4,22 @@ The truth is the first observer's label (deviation all-02-second-observer).
 """
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from resegment import files, metrics, native, paths
+from resegment import files, metrics, native, paths, structure
 from resegment.errors import UserError
 from resegment.geometry import restore, to_network_mask
-from resegment.protocols import Protocol, evaluate, evaluate_masks
+from resegment.protocols import Protocol, evaluate, evaluate_masks, mean, select
 
-NAMED = (*metrics.COUNTS, *metrics.METRICS)
+SPACES = ("native", "network")
+NAMED = (*metrics.COUNTS, *metrics.METRICS, *metrics.STRUCTURE)
+OBSERVED = (*metrics.COUNTS, *metrics.THRESHOLDED, *metrics.STRUCTURE)
+Cut = tuple[str, str, float | None]  # region, space, threshold (None: the second observer's mask)
 
 
 def score(
@@ -30,48 +33,72 @@ def score(
 
     Reads runs/<run>/predictions/<id>.png (16-bit gray, network resolution) for every id of
     `splits` (id -> train, val or test) and the masks of data/native/<dataset>. Holds one image at
-    a time; only the histograms grow (1 MiB per image and space). Equal inputs give equal bytes.
-    Raises UserError for a missing, unreadable or ill-sized map or mask.
+    a time; only the histograms grow (1 MiB per image and space, and both spaces are counted, so
+    that every protocol can be scored from them). The test images are read a second time, for their
+    structure (metrics.STRUCTURE) at the thresholds that the histograms gave; under either pooling
+    its score is the mean over images. Equal inputs give equal bytes. Raises UserError for a
+    missing, unreadable or ill-sized map or mask.
     """
     if not protocols or "observer2" in protocols:
         raise UserError("params.yaml: protocols needs an entry, and none may be called observer2")
     rows = [row for i, row in native.manifest(dataset).items() if i in splits]
-    wanted = {p.space for p in protocols.values()} | {"native"}
-    spaces = [s for s in ("native", "network") if s in wanted]
-    counts = np.zeros((len(rows), len(spaces), 2, 2, metrics.LEVELS), np.uint32)
-    observer = np.zeros((len(rows), len(spaces), 2, 4), np.uint32)
+    counts = np.zeros((len(rows), len(SPACES), 2, 2, metrics.LEVELS), np.uint32)
+    observer = np.zeros((len(rows), len(SPACES), 2, 4), np.uint32)
     for i, row in enumerate(rows):
-        counts[i], observer[i] = _count(run_id, dataset, geometry, row, spaces)
+        counts[i], observer[i] = _count(run_id, dataset, geometry, row)
 
     ids = [row["id"] for row in rows]
     parts = [splits[i] for i in ids]
-    test = np.array(parts) == "test"
+    scored = {name: evaluate(p, counts, parts, SPACES) for name, p in protocols.items()}
+    cuts = {n: (p.region, p.space, scored[n][0]["threshold"]) for n, p in protocols.items()}
+    test = np.flatnonzero(np.array(parts) == "test")
+    built = {i: _structure(run_id, dataset, geometry, rows[i], set(cuts.values())) for i in test}
+    nothing = dict.fromkeys(metrics.STRUCTURE, np.nan)  # of images that are not tested
     summary, images, roc, pr = {}, [], [], []
-    for name, protocol in protocols.items():
-        values, per_image, hist = evaluate(protocol, counts, parts, spaces)
-        summary[name] = {"split": "test", **_plain(values)}
+    for name, (values, per_image, hist) in scored.items():
+        shapes = {i: built[i][cuts[name]] for i in test}
+        summary[name] = {"split": "test", **_plain(values | _means(shapes.values()))}
         for i, part in enumerate(parts):
-            cells = [per_image[k][i] for k in NAMED]
-            images.append([name, part, ids[i], values["threshold"], *cells])
+            known = {k: v[i] for k, v in per_image.items()} | shapes.get(i, nothing)
+            images.append([name, part, ids[i], values["threshold"], *(known[k] for k in NAMED)])
         roc += [[name, *xy] for xy in zip(*metrics.roc_curve(hist), strict=True)]
         pr += [[name, *xy] for xy in zip(*metrics.pr_curve(hist), strict=True)]
-    arrays = {"counts": counts, "ids": ids, "splits": parts, "spaces": spaces}
-    if all(row["observer2"] for row, tested in zip(rows, test, strict=True) if tested):
+    arrays = {"counts": counts, "ids": ids, "splits": parts, "spaces": SPACES}
+    second = []
+    if all(rows[i]["observer2"] for i in test):
         arrays["observer2"] = observer
-        summary["observer2"] = {
-            name: {"split": "test", **_plain(evaluate_masks(protocol, observer[test], spaces))}
-            for name, protocol in protocols.items()
-        }
+        summary["observer2"], second = _observer(protocols, observer, built, ids)
 
     with files.atomic_folder(paths.scores(run_id)) as folder:
         np.savez_compressed(folder / "histograms.npz", **arrays)
         files.write_json(folder / "metrics.json", summary)
         _write_csv(folder / "images.csv", ("protocol", "split", "id", "threshold", *NAMED), images)
+        if second:
+            _write_csv(folder / "observer2.csv", ("protocol", "id", *OBSERVED), second)
         _write_csv(folder / "roc.csv", ("protocol", "fpr", "tpr"), roc)
         _write_csv(folder / "pr.csv", ("protocol", "recall", "precision"), pr)
         # what `stats.intervals` needs beside the numbers: what each protocol's name meant here
         described = {name: vars(protocol) for name, protocol in protocols.items()}
         files.write_manifest(folder, run=run_id, dataset=dataset, protocols=described)
+
+
+def _observer(
+    protocols: Mapping[str, Protocol],
+    counts: np.ndarray,
+    built: Mapping[int, dict[Cut, dict]],
+    ids: list[str],
+) -> tuple[dict[str, dict], list[list]]:
+    """The second observer of the test images (the keys of `built`): summary by protocol, and rows
+    of observer2.csv. counts: (image, space, part, 4) of all images."""
+    summary, rows, test = {}, [], list(built)
+    for name, protocol in protocols.items():
+        values = evaluate_masks(protocol, counts[test], SPACES)
+        shapes = {i: built[i][protocol.region, protocol.space, None] for i in test}
+        summary[name] = {"split": "test", **_plain(values | _means(shapes.values()))}
+        for i, mask in zip(test, select(counts[test], protocol, SPACES), strict=True):
+            known = dict(zip(metrics.COUNTS, mask, strict=True)) | metrics.from_counts(mask)
+            rows.append([name, ids[i], *((known | shapes[i])[k] for k in OBSERVED)])
+    return summary, rows
 
 
 def frozen(protocols: Mapping[str, Protocol], run_id: str) -> dict[str, Protocol]:
@@ -83,11 +110,10 @@ def frozen(protocols: Mapping[str, Protocol], run_id: str) -> dict[str, Protocol
     return {n: replace(p, threshold=own[n]["threshold"]) for n, p in protocols.items()}
 
 
-def _count(
-    run_id: str, dataset: str, geometry: dict, row: dict, spaces: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Histograms (space, part, class, 65536) of one map and counts (space, part, 4) of the second
-    observer (zeros without one)."""
+def _read(
+    run_id: str, dataset: str, geometry: dict, row: dict
+) -> Iterable[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """In each of SPACES: the masks (label, fov, observer2 if there is one) and the map."""
     size = int(row["height"]), int(row["width"])
     masks = {k: native.mask(dataset, row, k) for k in ("label", "fov", "observer2") if row[k]}
     small = {k: to_network_mask(m, geometry) for k, m in masks.items()}
@@ -98,17 +124,41 @@ def _count(
     if probability.shape != small["label"].shape:
         is_, must = (f"{s[0]}x{s[1]}" for s in (probability.shape, small["label"].shape))
         raise UserError(f"{path} is {is_}, its recipe makes {must}: predict {run_id} again")
+    return (masks, restore(probability, geometry, size)), (small, probability)
 
-    hists = np.empty((len(spaces), 2, 2, metrics.LEVELS), np.uint32)
-    observer = np.zeros((len(spaces), 2, 4), np.uint32)
-    for s, space in enumerate(spaces):
-        at = masks if space == "native" else small
-        p = restore(probability, geometry, size) if space == "native" else probability
+
+def _count(run_id: str, dataset: str, geometry: dict, row: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Histograms (space, part, class, 65536) of one map and counts (space, part, 4) of the second
+    observer (zeros without one)."""
+    hists = np.empty((len(SPACES), 2, 2, metrics.LEVELS), np.uint32)
+    observer = np.zeros((len(SPACES), 2, 4), np.uint32)
+    for s, (at, probability) in enumerate(_read(run_id, dataset, geometry, row)):
         for part, region in enumerate((at["fov"], ~at["fov"])):
-            hists[s, part] = metrics.histogram(p, at["label"], region)
+            hists[s, part] = metrics.histogram(probability, at["label"], region)
             if "observer2" in at:
                 observer[s, part] = metrics.counts_of_mask(at["observer2"], at["label"], region)
     return hists, observer
+
+
+def _structure(
+    run_id: str, dataset: str, geometry: dict, row: dict, cuts: Collection[Cut]
+) -> dict[Cut, dict[str, float]]:
+    """metrics.STRUCTURE of one map at every cut, and of the second observer if there is one."""
+    found = {}
+    for space, read in zip(SPACES, _read(run_id, dataset, geometry, row), strict=True):
+        (at, probability), here = read, [c for c in cuts if c[1] == space]
+        truths = structure.truths(at["label"], at["fov"], {c[0] for c in here}) if here else {}
+        for cut in here:
+            found[cut] = structure.measure(metrics.above(probability, cut[2]), truths[cut[0]])
+        if "observer2" in at:
+            for region, truth in truths.items():
+                found[region, space, None] = structure.measure(at["observer2"], truth)
+    return found
+
+
+def _means(images: Collection[Mapping[str, float]]) -> dict[str, float]:
+    """Each of metrics.STRUCTURE averaged over the images where it is defined."""
+    return {k: mean([image[k] for image in images]) for k in metrics.STRUCTURE}
 
 
 def _text(value: object) -> str:

@@ -1,15 +1,31 @@
-"""How sure a number is: over images (bootstrap), over seeds (sd), between two runs (Wilcoxon)."""
+"""How sure a number is. Three questions, three answers, never mixed into one interval.
+
+Would another training come out alike? Initialisation and the order of the data vary from seed to
+  seed: the trial variance of the Deep Learning Tuning Playbook (Godbole et al. 2023), which
+  recommends to look at it before a change is believed. `over_seeds`, `seed_interval`: of the mean
+  over seeds, the test images held fixed. Blind to which images were tested.
+Would other test images give the same? `intervals`, a bootstrap over images with the weights and
+  the threshold held fixed: what sampling these 20 eyes and not others did. Blind to the seed.
+Is one method better than another? `paired`, on the same images, with seeds averaged first. The
+  difficulty of an image hits both methods and cancels, so that differences far smaller than either
+  interval above can be told apart. `holm` where several such questions are asked at once.
+
+Images are the unit throughout, never pixels: pixels of one eye are not independent.
+"""
 
 import csv
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from resegment import files, metrics
 from resegment.errors import UserError
-from resegment.protocols import Protocol, select
+from resegment.protocols import Protocol, mean, select
 
 RESAMPLES = 2000
 BINS = 4096
@@ -81,6 +97,29 @@ def resampled_ap(draws: np.ndarray, hists: np.ndarray, bins: int = BINS) -> np.n
     return np.concatenate(chunks) + (metrics.ap(total) - merged_ap(np.ones(len(hists))))
 
 
+def resampled_ece(draws: np.ndarray, hists: np.ndarray) -> np.ndarray:
+    """Exact pooled calibration error of every resample, (resamples,): its bins are sums."""
+    sums = metrics.binned(hists)
+    pooled = (draws @ sums.reshape(len(sums), -1)).reshape(-1, *sums.shape[1:])
+    return metrics.ece_of(pooled)
+
+
+def resampled_brier(draws: np.ndarray, hists: np.ndarray) -> np.ndarray:
+    """Exact pooled Brier score of every resample, (resamples,): a mean over pixels."""
+    pixels = hists.sum((1, 2), dtype=np.float64)
+    squares = np.where(pixels > 0, metrics.brier(hists) * pixels, 0)
+    with np.errstate(invalid="ignore"):
+        return (draws @ squares) / (draws @ pixels)
+
+
+RESAMPLED = {
+    "auc": resampled_auc,
+    "ap": resampled_ap,
+    "ece": resampled_ece,
+    "brier": resampled_brier,
+}
+
+
 def bootstrap(
     hists: np.ndarray, threshold: float, pooling: str, draws: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -93,8 +132,7 @@ def bootstrap(
         return {k: resampled_means(draws, images[k]) for k in metrics.METRICS}
     return {
         **metrics.from_counts(draws @ metrics.confusion(hists, threshold)),
-        "auc": resampled_auc(draws, hists),
-        "ap": resampled_ap(draws, hists),
+        **{k: function(draws, hists) for k, function in RESAMPLED.items()},
     }
 
 
@@ -103,24 +141,21 @@ def intervals(
 ) -> dict[str, Interval]:
     """95 % image-bootstrap interval of every metric of a run under one protocol.
 
-    Reads histograms.npz, metrics.json and manifest.json of a scores folder. `observer`: of the
-    second observer instead (auc and ap undefined). With a single test image all are (nan, nan).
-    Raises UserError if the folder does not know the protocol or has no second observer.
+    Of metrics.METRICS and of metrics.STRUCTURE, whose score is a mean over images under either
+    pooling. Reads histograms.npz, metrics.json, manifest.json and images.csv of a scores folder.
+    `observer`: of the second observer instead (what needs probabilities is undefined). With a
+    single test image all are (nan, nan). Raises UserError if the folder does not know the protocol
+    or has no second observer.
     """
     folder = Path(scores_folder)
-    described = files.read_json(folder / "manifest.json")["protocols"]
-    if protocol_name not in described:
-        raise UserError(f"{folder} has no protocol {protocol_name}: score the run again")
-    protocol = Protocol(**described[protocol_name])
-    with np.load(folder / "histograms.npz") as stored:
-        if observer and "observer2" not in stored:
-            raise UserError(f"{folder} has no second observer: its data set gives none")
-        array = stored["observer2" if observer else "counts"]
-        test, spaces = stored["splits"] == "test", list(stored["spaces"])
-    chosen = select(array, protocol, spaces)[test]
-    undefined = {k: (float("nan"), float("nan")) for k in metrics.METRICS}
-    if len(chosen) < 2:
+    protocol, stored = _protocol(folder, protocol_name), _stored(folder)
+    if observer and "observer2" not in stored:
+        raise UserError(f"{folder} has no second observer: its data set gives none")
+    array, test = stored["observer2" if observer else "counts"], stored["splits"] == "test"
+    undefined = dict.fromkeys((*metrics.METRICS, *metrics.STRUCTURE), (math.nan, math.nan))
+    if test.sum() < 2:
         return undefined
+    chosen = select(array, protocol, list(stored["spaces"]))[test]
     draws = resample(len(chosen))
     if not observer:
         threshold = files.read_json(folder / "metrics.json")[protocol_name]["threshold"]
@@ -130,7 +165,47 @@ def intervals(
         samples = {k: resampled_means(draws, v) for k, v in each.items()}
     else:
         samples = metrics.from_counts(draws @ chosen.astype(np.int64))
+    images = _images(folder, protocol_name, "observer2.csv" if observer else "images.csv")
+    for name in metrics.STRUCTURE:
+        samples[name] = resampled_means(draws, _column(images, name, folder))
     return undefined | {k: percentile_interval(v) for k, v in samples.items()}
+
+
+def _protocol(folder: Path, name: str) -> Protocol:
+    """What a protocol's name meant when a scores folder was written."""
+    described = files.read_json(folder / "manifest.json")["protocols"]
+    if name not in described:
+        raise UserError(f"{folder} has no protocol {name}: score the run again")
+    return Protocol(**described[name])
+
+
+def _stored(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of histograms.npz. Those of one run are kept, for its other protocols."""
+    path = folder / "histograms.npz"
+    return _arrays(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _arrays(path: Path, written: int) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def _images(folder: Path, protocol_name: str, name: str = "images.csv") -> list[dict[str, str]]:
+    """The rows of a protocol's test images."""
+    with open(folder / name, newline="") as f:
+        return [
+            row
+            for row in csv.DictReader(f)
+            if row["protocol"] == protocol_name and row.get("split", "test") == "test"
+        ]
+
+
+def _column(images: list[dict[str, str]], metric: str, folder: Path) -> np.ndarray:
+    """One number per image, nan where undefined."""
+    if images and metric not in images[0]:
+        raise UserError(f"{folder} has no {metric}: score the run again")
+    return np.array([float(row[metric] or "nan") for row in images])
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
@@ -138,6 +213,16 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float]:
     values = np.asarray(values, np.float64)
     sd = values.std(ddof=1) if len(values) > 1 else np.nan
     return float(values.mean()) if len(values) else float("nan"), float(sd)
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Student's interval of the mean over seeds, mean -+ t sd / sqrt(n); None for one seed."""
+    n = len(values)
+    if n < 2:
+        return None
+    centre, sd = over_seeds(values)
+    half = float(student.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
+    return centre - half, centre + half
 
 
 def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
@@ -152,24 +237,89 @@ def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
     return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
-def compare(folder_a: str | Path, folder_b: str | Path, protocol_name: str, metric: str) -> float:
-    """Paired Wilcoxon p over the test images of two scores folders, paired by image id."""
-    a, b = (_per_image(folder, protocol_name, metric) for folder in (folder_a, folder_b))
-    if a.keys() != b.keys() or not a:
-        raise UserError(
-            f"{folder_a} and {folder_b} do not hold the same test images under the protocol "
-            f"{protocol_name}: compare runs of one data set and split"
-        )
-    return wilcoxon_p(list(a.values()), [b[i] for i in a])
+def paired(
+    folders_a: Sequence[str | Path],
+    folders_b: Sequence[str | Path],
+    protocol_name: str,
+    metric: str,
+) -> dict[str, float]:
+    """What sets two experiments apart on the same test images: difference, low, high, p, n_images,
+    n_seeds.
+
+    folders_a, folders_b: the scores folders of each one's seeds, as many as there are. metric: one
+    of metrics.METRICS or metrics.STRUCTURE. Values are averaged over seeds before anything is
+    compared, and the difference is a - b.
+
+    Where the protocol averages images (and for STRUCTURE): the mean over images of the difference,
+    where both are defined, and its bootstrap over images. Where it pools pixels: the difference of
+    the pooled metrics; each resample draws the same images for both and pools them anew.
+
+    p is of the two-sided Wilcoxon signed-rank test on the images' own values under either pooling,
+    because the image is what can be exchanged between a and b: it asks whether one is better on
+    images in general. Twenty of them give a minimum of 2e-6, where a permutation of pooled counts
+    would need a partner for every seed. It can differ from the interval where one large difference,
+    or one image rich in vessels, carries the pooled metric.
+
+    n_images: the images compared (defined in both, for a mean). n_seeds: of the experiment with
+    fewer. The interval is (nan, nan) for fewer than two images. Raises UserError if the folders do
+    not hold the same images under the same protocol.
+    """
+    groups = [[Path(f) for f in folders] for folders in (folders_a, folders_b)]
+    everyone = [*groups[0], *groups[1]]
+    if not all(groups):
+        raise UserError("a comparison needs a scored run on either side: score both experiments")
+    tables = {f: _images(f, protocol_name) for f in everyone}
+    meant = {f: _protocol(f, protocol_name) for f in everyone}
+    first = everyone[0]
+    for f in everyone:
+        ids = [[row["id"] for row in tables[g]] for g in (first, f)]
+        if not ids[0] or sorted(ids[0]) != sorted(ids[1]):
+            raise UserError(
+                f"{first} and {f} do not hold the same test images under the protocol "
+                f"{protocol_name}: compare runs of one data set and split"
+            )
+        ways = [(meant[g].region, meant[g].space, meant[g].pooling) for g in (first, f)]
+        if ways[0] != ways[1]:
+            raise UserError(
+                f"{first} and {f} do not mean the same by the protocol {protocol_name}: "
+                "score both again"
+            )
+        tables[f].sort(key=lambda row: row["id"])  # pairs by id, and equal draws for both
+    per_image = [
+        np.array([mean(v) for v in zip(*(_column(tables[f], metric, f) for f in g), strict=True)])
+        for g in groups
+    ]
+    delta = per_image[0] - per_image[1]
+    draws = np.vstack([np.ones(len(delta), int), resample(len(delta))])  # first the images as are
+    if metric in metrics.METRICS and meant[first].pooling == "pixels":
+        n = len(delta)
+        pooled = [[_pooled(f, tables[f], meant[f], metric, draws) for f in g] for g in groups]
+        samples = np.mean(pooled[0], axis=0) - np.mean(pooled[1], axis=0)
+    else:
+        n = int(np.count_nonzero(~np.isnan(delta)))
+        samples = resampled_means(draws, delta)
+    low, high = percentile_interval(samples[1:]) if n > 1 else (math.nan, math.nan)
+    return {
+        "difference": float(samples[0]),
+        "low": low,
+        "high": high,
+        "p": wilcoxon_p(*per_image),
+        "n_images": n,
+        "n_seeds": min(map(len, groups)),
+    }
 
 
-def _per_image(folder: str | Path, protocol_name: str, metric: str) -> Mapping[str, float]:
-    with open(Path(folder) / "images.csv", newline="") as f:
-        return {
-            row["id"]: float(row[metric] or "nan")
-            for row in csv.DictReader(f)
-            if row["protocol"] == protocol_name and row["split"] == "test"
-        }
+def _pooled(
+    folder: Path, images: list[dict[str, str]], protocol: Protocol, metric: str, draws: np.ndarray
+) -> np.ndarray:
+    """A pooled metric of one run in every resample of `images`: (resamples,)."""
+    if metric not in RESAMPLED:
+        counts = np.array([[int(row[k]) for k in metrics.COUNTS] for row in images])
+        return metrics.from_counts(draws @ counts)[metric]
+    stored = _stored(folder)
+    ids = stored["ids"].tolist()
+    counts = stored["counts"][[ids.index(row["id"]) for row in images]]
+    return RESAMPLED[metric](draws, select(counts, protocol, list(stored["spaces"])))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
