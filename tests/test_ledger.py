@@ -81,44 +81,6 @@ def entry(row: str, metric: str, campaign: str = "drive-paper") -> pd.Series:
     return t.loc[index]
 
 
-CASES = {
-    "reduced budget": (("lite", 0.8166, 1e-4, 0.8166, None, (0.8, 0.9)), "not run"),
-    "reduced budget and contradiction": (
-        ("smoke", 0.8166, 1e-4, 0.8, None, (0.8, 0.9), "A and B"), "not run"),
-    "contradiction": (("paper", 0.8, 1e-4, 0.8, None, (0.7, 0.9), "A and B"), "not comparable"),
-    "inside both": (("paper", 0.8, 1e-4, 0.8, (0.79, 0.81), (0.7, 0.9)), "reproduced"),
-    "inside the seeds only": (("paper", 0.8, 1e-4, 0.81, (0.79, 0.83), (0.805, 0.815)),
-                              "reproduced"),
-    "inside the images only": (("paper", 0.8, 1e-4, 0.81, (0.805, 0.815), (0.79, 0.83)),
-                               "reproduced"),
-    "outside both, below": (("paper", 0.8, 1e-4, 0.81, (0.805, 0.815), (0.802, 0.818)),
-                            "not reproduced"),
-    "outside both, above": (("paper", 0.9, 1e-4, 0.81, (0.805, 0.815), (0.802, 0.818)),
-                            "not reproduced"),
-    "better is not reproduced": (("paper", 0.8, 1e-4, 0.95, None, (0.94, 0.96)), "not reproduced"),
-    "one seed, inside": (("paper", 0.8, 1e-4, 0.81, None, (0.79, 0.83)), "reproduced"),
-    "one seed, outside": (("paper", 0.7, 1e-4, 0.81, None, (0.79, 0.83)), "not reproduced"),
-    "rounding reaches the bound": (("paper", 0.7999, 2e-4, 0.81, None, (0.8, 0.83)), "reproduced"),
-    "rounding falls short": (("paper", 0.7998, 2e-4, 0.81, None, (0.8, 0.83)), "not reproduced"),
-    "one image: no interval": (("paper", 0.8, 1e-4, 0.81, None, (math.nan, math.nan)),
-                               "not reproduced"),
-    "a count that rounds to it": (("paper", 0.04, 0.01, 0.039639, None, None), "reproduced"),
-    "a count that does not": (("paper", 0.04, 0.01, 0.0223, None, None), "not reproduced"),
-    "undefined": (("paper", 0.8, 1e-4, math.nan, None, (math.nan, math.nan)), "not reproduced"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_verdict(case):
-    arguments, expected = CASES[case]
-    said, reason = ledger.verdict(*arguments)
-    assert said == expected
-    if said == "not run":
-        assert reason == f"paper budget not run; value shown is budget {arguments[0]}"
-    if said == "not comparable":
-        assert "A and B" in reason
-
-
 def test_three_seeds_at_the_papers_budget():
     ledger.build("drive-paper", make())
     found = entry("rga-2-08", "f1")

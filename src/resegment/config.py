@@ -268,6 +268,7 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
     inference = own.inference or budget.inference or e.inference
     model = e.model.model_dump(mode="json")
     model["options"] |= budget.options | own.options
+    full_model = model == e.model.model_dump(mode="json")
     if train.augment.inside_fov and not (params.recipes[recipe].fov and train.augment.crop):
         raise UserError(
             f"{paths.PARAMS}: {where}: train.augment.inside_fov needs a crop and a recipe with "
@@ -290,6 +291,7 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
         ),
         "enhance": list(params.recipes[recipe].enhance),
         "model": model,
+        "full_model": full_model,  # not narrowed by the budget
         "train": train.model_dump(mode="json"),
         "initial": e.initial and f"{campaign}-{c.budget}/{e.initial}/s{seed}",
         "inference": params.inference[inference].model_dump(),

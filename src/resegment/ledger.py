@@ -1,8 +1,16 @@
-"""A campaign's scores in five tables, and beside every published number what was measured.
+"""A campaign's scores in tables, and beside every published number what was measured.
 
 scores.csv   one row per run, protocol and metric, with the 95 % image-bootstrap interval of that
              run; the second observer once per experiment, as the seed `observer2`.
 ledger.csv   one row per published number that an experiment of the campaign re-measures.
+claims.csv   one row per claim of the papers whose experiments are in the campaign (`claims`).
+comparisons.csv  every two experiments on the same test images, F1 under the common protocol:
+             the difference a - b, its interval over images, p of the paired test, and p adjusted
+             by Holm for the number of pairs on that dataset.
+sensitivity.csv  every run under all 16 protocols: how the protocol alone moves each metric.
+calibration.csv  of every run under the common protocol: bins of equal width, the mean probability
+             in each and the share of vessel pixels.
+audit.csv    what the published rows imply of themselves (`audit`); the same for every campaign.
 curves.csv   the ROC (x = false positive rate, y = true positive rate) and precision-recall
              (x = recall, y = precision) points of every run.
 history.csv  every epoch of every run.
@@ -15,11 +23,12 @@ the interval of one typical run, not of the seed mean.
 
 import contextlib
 import csv
+import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from resegment import files, paths, published, stats
+from resegment import audit, claims, files, metrics, paths, protocols, published, stats, verdicts
 from resegment.errors import UserError
 from resegment.metrics import METRICS, STRUCTURE
 
@@ -28,6 +37,11 @@ SCORES = ("campaign", "experiment", "budget", "dataset", "seed", "protocol", "me
 LEDGER = ("paper", "table", "row", "method", "dataset", "metric", "published", "experiment",
           "budget", "protocol", "n_seeds", "mean", "sd", "image_ci_low", "image_ci_high",
           "difference", "verdict", "reason", "deviations", "runs")  # fmt: skip
+COMPARISONS = ("dataset", "metric", "a", "b", "difference", "low", "high", "p", "p_holm",
+               "n_images", "n_seeds")  # fmt: skip
+SENSITIVITY = ("experiment", "dataset", "seed", "region", "space", "pooling", "threshold", "metric",
+               "value")  # fmt: skip
+CALIBRATION = ("experiment", "seed", "bin_low", "bin_high", "n", "predicted", "observed")
 CURVES = ("experiment", "seed", "protocol", "curve", "x", "y")
 CROSS = ("campaign", "experiment", "budget", "trained_on", "scored_on", *SCORES[4:])
 AXES = {"roc": ("fpr", "tpr"), "pr": ("recall", "precision")}
@@ -45,9 +59,17 @@ def build(campaign: str, runs: list[dict]) -> None:
     for run in runs:
         experiments.setdefault(run["experiment"], []).append(run)
     measured = {run["run"]: _measured(run) for run in runs}
+    judged = audit.table()
+    wrong = audit.contradictions(judged)
+    groups = experiments.values()
     tables = {
-        "scores": (SCORES, [r for group in experiments.values() for r in _scores(group, measured)]),
-        "ledger": (LEDGER, [r for group in experiments.values() for r in _ledger(group, measured)]),
+        "scores": (SCORES, [r for group in groups for r in _scores(group, measured)]),
+        "ledger": (LEDGER, [r for group in groups for r in _ledger(group, measured, wrong)]),
+        "claims": _named(claims.HEADER, claims.table(runs, measured, wrong)),
+        "comparisons": _named(COMPARISONS, _comparisons(list(groups))),
+        "sensitivity": _named(SENSITIVITY, [r for run in runs for r in _sensitivity(run)]),
+        "calibration": _named(CALIBRATION, [r for run in runs for r in _calibration(run)]),
+        "audit": _named(audit.HEADER, judged),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
         "history": _history(runs),
         "cross": (CROSS, [r for run in runs for d in run["cross"] for r in _cross(run, d)]),
@@ -58,41 +80,6 @@ def build(campaign: str, runs: list[dict]) -> None:
                 out = csv.writer(f, lineterminator="\n")
                 out.writerow(header)
                 out.writerows(rows)
-
-
-def verdict(
-    budget: str,
-    printed: float,
-    resolution: float,
-    mean: float,
-    seeds: Interval | None,
-    images: Interval | None,
-    contradiction: str | None = None,
-) -> tuple[str, str]:
-    """(verdict, reason) for one published number; the first rule that fits decides.
-
-    1. not run: the budget is a reduction of the paper's schedule, whatever the value.
-    2. not comparable: the published row contradicts itself in this metric.
-    3. not reproduced: the measured metric is undefined.
-    4. reproduced: the printed number, anywhere within half a unit of its last digit
-       (`resolution`), meets the interval over seeds or the interval over images. With neither
-       (a parameter count) it must meet the mean itself.
-    5. not reproduced: anything else.
-    """
-    if budget != "paper":
-        return "not run", f"paper budget not run; value shown is budget {budget}"
-    if contradiction:
-        return "not comparable", f"the published row contradicts itself: {contradiction}"
-    if math.isnan(mean):
-        return "not reproduced", "the measured value is undefined"
-    named = {"seeds": seeds, "images": images}
-    known = {k: v for k, v in named.items() if v and not any(map(math.isnan, v))}
-    reach = 0.5 * resolution * (1 + 1e-9)  # the half unit itself counts, though not binary
-    meets = any(
-        low - reach <= printed <= high + reach for low, high in known.values() or [(mean, mean)]
-    )
-    reason = ", ".join(f"{k} {low:.4f} to {high:.4f}" for k, (low, high) in known.items())
-    return ("reproduced" if meets else "not reproduced"), reason
 
 
 def _measured(run: dict) -> dict:
@@ -106,7 +93,7 @@ def _measured(run: dict) -> dict:
         "scores": own,
         "bounds": {name: stats.intervals(folder, name) for name in own},
         "observer2": observer,
-        "total": _json(paths.run(run["run"]) / "manifest.json", run).get("model", {}).get("total"),
+        "model": _json(paths.run(run["run"]) / "manifest.json", run).get("model", {}),
     }
 
 
@@ -143,12 +130,12 @@ def _metrics(
                    _text(values.get("threshold")), values.get("n_images"), run["run"]]  # fmt: skip
 
 
-def _ledger(group: list[dict], measured: dict) -> Iterable[list]:
+def _ledger(group: list[dict], measured: dict, wrong: dict[str, str]) -> Iterable[list]:
     """Rows of one experiment: its published cells, unless it ran on another dataset."""
     first = group[0]
     if first["dataset"] != first["rows_dataset"] or not first["rows"]:
         return
-    known, wrong = published.cells(), published.contradictions()
+    known = published.cells()
     for row_id in first["rows"]:
         found = published.row(row_id, known)
         where = f"params.yaml: experiments.{first['experiment']}.rows names {row_id}, which was"
@@ -167,23 +154,17 @@ def _ledger(group: list[dict], measured: dict) -> Iterable[list]:
 def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | None) -> list | None:
     """The ledger row of one published number; None where the parameter count is not known."""
     first, metric, names = group[0], cell["metric"], [r["run"] for r in group]
-    seeds = images = None
-    if metric == "params_m":
-        protocol, totals = "", [measured[n]["total"] for n in names]
-        if None in totals:
-            return None
-        values = [total / 1e6 for total in totals]
-    else:
-        protocol = first["protocol"]
-        found = [measured[n]["scores"][protocol][metric] for n in names]
-        values = [math.nan if v is None else v for v in found]
-        seeds = stats.seed_interval(values)
-        ends = zip(*(measured[n]["bounds"][protocol][metric] for n in names), strict=True)
-        images = tuple(sum(end) / len(end) for end in ends)
+    values = [claims.value(run, metric, measured) for run in group]
+    protocol, seeds, images = "", None, None
+    if not claims.counted(metric):
+        protocol, seeds = first["protocol"], stats.seed_interval(values)
+        images = claims.mean_bounds(group, metric, measured)
+    elif any(map(math.isnan, values)):
+        return None
     mean, sd = stats.over_seeds(values)
-    said, reason = verdict(
-        first["budget"], cell["value"], cell["resolution"], mean, seeds, images, contradiction
-    )
+    budget = claims.judged(first, metric)
+    rule = (budget, cell["value"], cell["resolution"], mean, seeds, images, contradiction)
+    said, reason = verdicts.of_number(*rule)
     method = cell["method"] + (f" ({cell['variant']})" if cell["variant"] else "")
     applied = first.get("deviations", published.applying(first["paper"]))
     return [
@@ -192,6 +173,40 @@ def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | N
         _text(sd), *map(_text, images or (None, None)), _text(mean - cell["value"]), said, reason,
         " ".join(applied), " ".join(names),
     ]  # fmt: skip
+
+
+def _comparisons(groups: list[list[dict]]) -> list[dict]:
+    """Every pair of experiments with the same test images."""
+    out, sets = [], {}
+    for group in groups:
+        sets.setdefault((group[0]["dataset"], group[0]["split"]), []).append(group)
+    for (dataset, _), members in sets.items():
+        rows = []
+        for a, b in itertools.combinations(members, 2):
+            folders = ([paths.scores(run["run"]) for run in group] for group in (a, b))
+            found = stats.paired(*folders, "common", "f1")
+            names = {"a": a[0]["experiment"], "b": b[0]["experiment"]}
+            rows.append({"dataset": dataset, "metric": "f1", **names, **found, "p_holm": math.nan})
+        tried = [row for row in rows if not math.isnan(row["p"])]
+        for row, p in zip(tried, stats.holm([row["p"] for row in tried]), strict=True):
+            row["p_holm"] = float(p)
+        out += rows
+    return out
+
+
+def _sensitivity(run: dict) -> Iterable[dict]:
+    """One run under every protocol."""
+    stored = stats.stored(paths.scores(run["run"]))
+    rows = protocols.sensitivity(stored["counts"], stored["splits"], list(stored["spaces"]))
+    return [run | row | {"threshold": str(row["threshold"])} for row in rows]
+
+
+def _calibration(run: dict) -> Iterable[dict]:
+    """The calibration curve of one run, test images pooled."""
+    stored = stats.stored(paths.scores(run["run"]))
+    hists = protocols.select(stored["counts"], protocols.COMMON, list(stored["spaces"]))
+    curve = metrics.calibration(hists[stored["splits"] == "test"].sum(0, dtype="int64"))
+    return [run | dict(zip(curve, x, strict=True)) for x in zip(*curve.values(), strict=True)]
 
 
 def _curves(run: dict) -> Iterable[list]:
@@ -227,6 +242,15 @@ def _needed(run: dict):
         yield
     except FileNotFoundError as e:
         raise UserError(f"{e.filename} is missing: train and score {run['run']} first") from None
+
+
+def _named(header: tuple[str, ...], rows: list[dict]) -> tuple[tuple[str, ...], list[list]]:
+    """Rows as the columns of a table; floats with six decimals."""
+
+    def cell(value):
+        return _text(value) if value is None or isinstance(value, float) else value
+
+    return header, [[cell(row[k]) for k in header] for row in rows]
 
 
 def _text(value: float | None) -> str:

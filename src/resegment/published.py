@@ -4,6 +4,7 @@ cells.csv          one row per printed number. A row id is paper-table-row ("rga
                    row.metric. Percent are stored as fractions (`unit` says what was printed), with
                    the digits the paper printed: they say how far the number was rounded.
 tables.csv         one row per printed table.
+claims.csv         what the papers claim in words, and the experiments that can tell (`claims`).
 contradictions.csv rows whose metrics no single result can have given, and the arithmetic.
 deviations.csv     where a paper is silent or contradicts itself: what it says, what is done here
                    and why; the files in `where` cite the id.
@@ -22,13 +23,17 @@ SCHEMA = {
     "tables": ("paper", "table", "caption", "dataset", "units", "notes"),
     "deviations": ("id", "paper", "paper_says", "done", "why", "where"),
     "contradictions": ("row", "metrics", "reason"),
+    "claims": ("id", "paper", "statement", "kind", "dataset", "metric", "a", "b", "published",
+               "note"),
 }  # fmt: skip
 KEYS = {
     "cells": ["cell"],
     "tables": ["paper", "table"],
     "deviations": ["id"],
     "contradictions": ["row"],
+    "claims": ["id"],
 }
+KINDS = ("value", "count", "effect", "size", "above", "none")
 PAPERS = ("rga", "rsan", "bcdu", "hybridnetseg", "mininet")
 ROLES = ("proposed", "ablation", "baseline_retrained", "quoted", "dataset", "architecture")
 SHARES = ("se", "sp", "acc", "precision", "f1", "iou", "auc")  # fractions of one
@@ -99,6 +104,34 @@ def applying(paper: str | None) -> list[str]:
     """Ids of the deviations that concern a paper's runs, the shared ones among them."""
     t = deviations()
     return list(t["id"][t["paper"].isin(["all", paper])])
+
+
+def claims() -> list[dict]:
+    """Every claim: the columns of the file, `b` as a list, and the printed number it goes by.
+
+    `published` is a number, a cell, or a difference of two cells (empty: none is printed): `value`
+    (float or None) and `resolution`, one unit of the last digit printed (0 for a number).
+    """
+    t, known = _read("claims"), cells().set_index("cell")
+    _demand(t, "claims", ~t["paper"].isin(PAPERS), f"paper is one of {', '.join(PAPERS)}")
+    _demand(t, "claims", ~t["kind"].isin(KINDS), f"kind is one of {', '.join(KINDS)}")
+    out = []
+    for claim in t.to_dict("records"):
+        terms, value, resolution = claim["published"].split(" - "), None, 0.0
+        if terms[0] in known.index:
+            absent = [x for x in terms if x not in known.index]
+            wrong = pd.Series(bool(absent) & (t["id"] == claim["id"]))
+            _demand(t, "claims", wrong, f"cells.csv has no cell {' '.join(absent)}")
+            value = known["value"][terms[0]] - sum(known["value"][x] for x in terms[1:])
+            value, resolution = round(value, 6), known["resolution"][terms[0]]
+        elif claim["published"]:
+            try:
+                value = float(claim["published"])
+            except ValueError:
+                wrong = t["id"] == claim["id"]
+                _demand(t, "claims", wrong, "published is a number, a cell, or cell - cell")
+        out.append({**claim, "b": claim["b"].split(), "value": value, "resolution": resolution})
+    return out
 
 
 def contradictions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student
-from scipy.stats import wilcoxon
+from scipy.stats import ttest_ind, wilcoxon
 
 from resegment import files, metrics
 from resegment.errors import UserError
@@ -148,14 +148,14 @@ def intervals(
     or has no second observer.
     """
     folder = Path(scores_folder)
-    protocol, stored = _protocol(folder, protocol_name), _stored(folder)
-    if observer and "observer2" not in stored:
+    protocol, arrays = _protocol(folder, protocol_name), stored(folder)
+    if observer and "observer2" not in arrays:
         raise UserError(f"{folder} has no second observer: its data set gives none")
-    array, test = stored["observer2" if observer else "counts"], stored["splits"] == "test"
+    array, test = arrays["observer2" if observer else "counts"], arrays["splits"] == "test"
     undefined = dict.fromkeys((*metrics.METRICS, *metrics.STRUCTURE), (math.nan, math.nan))
     if test.sum() < 2:
         return undefined
-    chosen = select(array, protocol, list(stored["spaces"]))[test]
+    chosen = select(array, protocol, list(arrays["spaces"]))[test]
     draws = resample(len(chosen))
     if not observer:
         threshold = files.read_json(folder / "metrics.json")[protocol_name]["threshold"]
@@ -179,9 +179,9 @@ def _protocol(folder: Path, name: str) -> Protocol:
     return Protocol(**described[name])
 
 
-def _stored(folder: Path) -> dict[str, np.ndarray]:
+def stored(folder: str | Path) -> dict[str, np.ndarray]:
     """The arrays of histograms.npz. Those of one run are kept, for its other protocols."""
-    path = folder / "histograms.npz"
+    path = Path(folder) / "histograms.npz"
     return _arrays(path, path.stat().st_mtime_ns)
 
 
@@ -316,10 +316,10 @@ def _pooled(
     if metric not in RESAMPLED:
         counts = np.array([[int(row[k]) for k in metrics.COUNTS] for row in images])
         return metrics.from_counts(draws @ counts)[metric]
-    stored = _stored(folder)
-    ids = stored["ids"].tolist()
-    counts = stored["counts"][[ids.index(row["id"]) for row in images]]
-    return RESAMPLED[metric](draws, select(counts, protocol, list(stored["spaces"])))
+    arrays = stored(folder)
+    ids = arrays["ids"].tolist()
+    counts = arrays["counts"][[ids.index(row["id"]) for row in images]]
+    return RESAMPLED[metric](draws, select(counts, protocol, list(arrays["spaces"])))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -330,3 +330,17 @@ def holm(p: Sequence[float]) -> np.ndarray:
     out = np.empty_like(p)
     out[order] = np.minimum(stepped, 1.0)
     return out
+
+
+def seed_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Welch's interval of mean(a) - mean(b) over independent seeds; None with fewer than two each.
+
+    Where neither varies it is the difference itself.
+    """
+    if min(len(a), len(b)) < 2:
+        return None
+    if not np.ptp(a) and not np.ptp(b):
+        difference = float(np.mean(a) - np.mean(b))
+        return difference, difference
+    bounds = ttest_ind(a, b, equal_var=False).confidence_interval(level)
+    return float(bounds.low), float(bounds.high)

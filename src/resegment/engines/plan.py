@@ -131,9 +131,8 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         sets = sorted({f"data/native/{r['dataset']}" for r in runs})
         splits = sorted({split_file(r["split"], r["dataset"]) for r in runs})
         here = f"reports/{name}"
-        tables = [f"{here}/{t}.csv" for t in ("scores", "ledger", "curves", "history", "cross")]
-        published = [f"data/published/{t}.csv" for t in ("cells", "tables", "contradictions",
-                                                         "deviations")]  # fmt: skip
+        tables = [f"{here}/{t}.csv" for t in TABLES]
+        published = [f"data/published/{t}.csv" for t in PUBLISHED]
         manifests = [f"{f}/manifest.json" for f in folders]
         scores = [f"{f}/scores" for f in folders]
         crossed = [f"runs/{paths.cross(r['run'], d)}/scores" for r in runs for d in r["cross"]]
@@ -147,7 +146,8 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         }  # fmt: skip
         out[f"figures-{name}"] = {
             "cmd": f"resegment figures {name}",
-            "deps": [*tables, *scores, *(f"{f}/predictions" for f in folders), *sets, *splits,
+            "deps": [*tables, *manifests, *scores, *(f"{f}/predictions" for f in folders), *sets,
+                     *splits,
                      "src/resegment/style.mplstyle", *code("figures")],
             "params": described[:1],
             "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
@@ -163,6 +163,9 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
     return out
 
 
+TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "calibration", "audit",
+          "curves", "history", "cross")  # fmt: skip
+PUBLISHED = ("cells", "tables", "testsets", "claims", "deviations")
 TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
 
 
