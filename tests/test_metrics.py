@@ -1,11 +1,15 @@
 """Every metric against scikit-learn on random small maps, and the cases it leaves undefined."""
 
+from fractions import Fraction
+from math import ceil
+
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.calibration import calibration_curve
 
 from resegment import metrics
 
@@ -152,6 +156,65 @@ def undefined(hist, t=0.5):
 )
 def test_what_is_undefined_is_nan(background, vessel, expected):
     assert undefined(hist_from(background, vessel)) == expected
+
+
+# with the edges of the fifteen bins, which fall on levels, and their neighbours
+edges = st.sampled_from([0, 1, 4368, 4369, 4370, 30583, 30584, 61166, 61167, 65535])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 60).flatmap(
+        lambda n: st.tuples(arrays(np.uint16, n, elements=edges), arrays(bool, n))
+    )
+)
+def test_calibration_and_brier_agree_with_a_pixel_by_pixel_computation(case):
+    v, label = case
+    hist, p = hist_of(v, label), v / 65535
+    assert metrics.brier(hist) == pytest.approx(np.mean((p - label) ** 2), abs=1e-12)
+    bins = np.array([max(0, ceil(Fraction(int(x), 65535) * 15) - 1) for x in v])
+    curve, ece = metrics.calibration(hist), 0.0
+    for b in range(15):
+        here = bins == b
+        assert curve["n"][b] == here.sum()
+        if here.any():
+            assert curve["predicted"][b] == pytest.approx(p[here].mean())
+            assert curve["observed"][b] == pytest.approx(label[here].mean())
+            ece += here.mean() * abs(p[here].mean() - label[here].mean())
+        else:
+            assert np.isnan([curve["predicted"][b], curve["observed"][b]]).all()
+    assert metrics.score(hist, 0.5)["ece"] == pytest.approx(ece, abs=1e-12)
+    assert curve["bin_low"][1] == curve["bin_high"][0] == 1 / 15 and curve["bin_high"][-1] == 1
+
+
+def test_calibration_of_many_levels_agrees_with_sklearn():
+    rng = np.random.default_rng(0)
+    v = rng.integers(0, 65536, 5000).astype(np.uint16)
+    label = rng.random(5000) < (v / 65535) ** 2
+    hist = hist_of(v, label)
+    assert metrics.brier(hist) == pytest.approx(sk.brier_score_loss(label, v / 65535), abs=1e-12)
+    for bins in (15, 7):
+        curve = metrics.calibration(hist, bins)
+        observed, predicted = calibration_curve(label, v / 65535, n_bins=bins)
+        assert curve["observed"] == pytest.approx(observed)
+        assert curve["predicted"] == pytest.approx(predicted)
+    both = metrics.unthresholded(np.stack([hist, hist_of(v, ~label)]))
+    assert both["ece"][0] == metrics.ece_of(metrics.binned(hist)) < both["ece"][1]
+
+
+def test_a_certain_and_right_map_is_calibrated():
+    right = metrics.unthresholded(hist_from([0, 0, 0], [65535]))
+    assert (right["ece"], right["brier"]) == (0, 0)
+    wrong = metrics.unthresholded(hist_from([65535], [0, 0]))
+    assert (wrong["ece"], wrong["brier"]) == (1, 1)
+
+
+def test_the_mask_is_the_one_that_is_counted():
+    v = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    label = np.zeros(v.shape, bool)
+    for t in (0.0, 0.25, 30583 / 65535, 0.5, 1.0):
+        assert (metrics.above(v, t) == (v / 65535 > t)).all()
+        assert metrics.above(v, t).sum() == metrics.confusion(hist_of(v, label), t)[1]
 
 
 def test_undefined_neighbours_are_zero_not_nan():

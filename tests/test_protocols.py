@@ -8,7 +8,16 @@ import sklearn.metrics as sk
 
 from resegment import metrics
 from resegment.errors import UserError
-from resegment.protocols import COMMON, Protocol, choose_threshold, evaluate, evaluate_masks, mean
+from resegment.protocols import (
+    COMMON,
+    Protocol,
+    choose_threshold,
+    evaluate,
+    evaluate_masks,
+    every,
+    mean,
+    sensitivity,
+)
 
 SPLITS = ["train", "train", "val", "test", "test", "test"]
 SPACES = ["native", "network"]
@@ -36,6 +45,12 @@ def taken(raw, protocol, images):
         keep = fov if protocol.region == "fov" else np.ones_like(fov)
         out.append((v[keep] / 65535, label[keep]))
     return out
+
+
+def expected_calibration_error(p, y):
+    bins = np.clip(np.ceil(p * 15) - 1, 0, 14)
+    parts = [bins == b for b in np.unique(bins)]
+    return sum(k.mean() * abs(p[k].mean() - y[k].mean()) for k in parts)
 
 
 ALL = [
@@ -69,6 +84,8 @@ def test_each_of_the_sixteen_agrees_with_sklearn(pixels, protocol):
         "mcc": lambda p, y: sk.matthews_corrcoef(y, p > t),
         "auc": lambda p, y: sk.roc_auc_score(y, p),
         "ap": lambda p, y: sk.average_precision_score(y, p),
+        "ece": expected_calibration_error,
+        "brier": lambda p, y: sk.brier_score_loss(y, p),
     }
     assert set(expected) == set(metrics.METRICS)
     for name, function in expected.items():
@@ -81,6 +98,25 @@ def test_each_of_the_sixteen_agrees_with_sklearn(pixels, protocol):
     )
     one = taken(raw, protocol, [2])[0]
     assert images["f1"][2] == pytest.approx(expected["f1"](*one)) and len(images["f1"]) == 6
+
+
+def test_sensitivity_gives_what_each_of_the_sixteen_protocols_gives(pixels):
+    _, counts = pixels
+    assert len(every()) == len(set(every())) == 16 and COMMON in every()
+    rows = sensitivity(counts, SPLITS, SPACES)
+    assert len(rows) == 16 * len(metrics.METRICS)
+    found = {tuple(list(r.values())[:4]): {} for r in rows}
+    for r in rows:
+        assert list(r) == ["region", "space", "pooling", "threshold", "metric", "value"]
+        found[tuple(list(r.values())[:4])][r["metric"]] = r["value"]
+    for protocol in every():
+        values, _, _ = evaluate(protocol, counts, SPLITS, SPACES)
+        assert found[tuple(vars(protocol).values())] == {k: values[k] for k in metrics.METRICS}
+    assert len({v["f1"] for v in found.values()}) == 16  # none stands for another
+    with pytest.raises(UserError, match="no test image"):
+        sensitivity(counts, ["train"] * 6, SPACES)
+    with pytest.raises(UserError, match="no image of the split is in train"):
+        sensitivity(counts, ["test"] * 6, SPACES)
 
 
 def test_threshold_is_frozen_before_the_test_images(pixels):
@@ -115,6 +151,7 @@ def test_masks_are_scored_without_threshold():
     frame = evaluate_masks(Protocol("frame", "native", "pixels", 0.5), counts, ["native"])
     assert frame["tn"] == 105 and frame["prevalence"] == pytest.approx(10 / 120)
     assert [frame[k] for k in ("threshold", "auc", "ap", "n_images")] == [None, None, None, 2]
+    assert frame["ece"] is frame["brier"] is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from resegment import files, metrics, paths, stats
+from resegment import files, metrics, native, paths, stats, structure
 from resegment.errors import UserError
 from resegment.geometry import to_network, to_network_mask
-from resegment.protocols import COMMON, Protocol
-from resegment.score import score
+from resegment.protocols import COMMON, Protocol, every, sensitivity
+from resegment.score import SPACES, _count, score
+from resegment.stats import paired
+from resegment.structure import cldice
 
 RUN = "toy-lite/unet/s0"
 SAME = {"resize": None, "pad": None, "width": None}
@@ -75,17 +78,36 @@ def read(name, run=RUN):
 
 
 def against_sklearn(p, label, t):
+    return {**counted_by_sklearn(p > t, label), **ranked_by_sklearn(p, label)}
+
+
+def counted_by_sklearn(predicted, label):
     return {
-        "se": sk.recall_score(label, p > t),
-        "sp": sk.recall_score(~label, p <= t),
-        "acc": sk.accuracy_score(label, p > t),
-        "precision": sk.precision_score(label, p > t),
-        "f1": sk.f1_score(label, p > t),
-        "iou": sk.jaccard_score(label, p > t),
-        "mcc": sk.matthews_corrcoef(label, p > t),
+        "se": sk.recall_score(label, predicted),
+        "sp": sk.recall_score(~label, ~predicted),
+        "acc": sk.accuracy_score(label, predicted),
+        "precision": sk.precision_score(label, predicted),
+        "f1": sk.f1_score(label, predicted),
+        "iou": sk.jaccard_score(label, predicted),
+        "mcc": sk.matthews_corrcoef(label, predicted),
+    }
+
+
+def ranked_by_sklearn(p, label):
+    return {
         "auc": sk.roc_auc_score(label, p),
         "ap": sk.average_precision_score(label, p),
+        "ece": expected_calibration_error(label, p),
+        "brier": sk.brier_score_loss(label, p),
     }
+
+
+def expected_calibration_error(label, p):
+    total = 0.0
+    for b in range(15):
+        here = (p <= (b + 1) / 15) & (p > b / 15 if b else p >= 0)
+        total += abs(p[here].sum() - label[here].sum())
+    return total / len(p)
 
 
 def test_score_files_agree_with_sklearn(toy):
@@ -128,6 +150,7 @@ def test_score_files_agree_with_sklearn(toy):
     paper = [r for r in rows if r["protocol"] == "paper" and r["split"] == "test"]
     for row, expected in zip(paper, each, strict=True):
         assert {k: float(row[k]) for k in expected} == pytest.approx(expected, rel=1e-8)
+    assert all(r[k] == "" for r in rows if r["split"] != "test" for k in metrics.STRUCTURE)
     assert found["common"]["n_images"] == 3 and found["common"]["split"] == "test"
     for name, (x, y) in {"roc.csv": ("fpr", "tpr"), "pr.csv": ("recall", "precision")}.items():
         curve = [r for r in read(name) if r["protocol"] == "small"]
@@ -138,7 +161,7 @@ def test_score_files_agree_with_sklearn(toy):
         assert stored["ids"].tolist() == list("abcde") and stored["splits"][4] == "test"
         assert (stored["counts"].sum((2, 3, 4)) == [24 * 30, 16 * 20]).all()
     assert set(read("manifest.json")["files"]) == {
-        "histograms.npz", "images.csv", "metrics.json", "roc.csv", "pr.csv"
+        "histograms.npz", "images.csv", "metrics.json", "observer2.csv", "roc.csv", "pr.csv"
     }  # fmt: skip
 
 
@@ -168,8 +191,16 @@ def test_second_observer_is_scored_where_every_test_image_has_one(toy):
     p, y = map(np.concatenate, zip(*inside, strict=True))
     assert second["common"]["f1"] == pytest.approx(sk.f1_score(y, p), rel=1e-8)
     assert second["common"]["threshold"] is second["common"]["auc"] is None
+    assert second["common"]["ece"] is second["common"]["brier"] is None
     f1 = [sk.f1_score(images[k][0].ravel(), images[k][2].ravel()) for k in "cde"]
     assert second["paper"]["f1"] == pytest.approx(np.mean(f1), rel=1e-8)
+    rows = [r for r in read("observer2.csv") if r["protocol"] == "paper"]
+    assert [r["id"] for r in rows] == list("cde")
+    assert [float(r["f1"]) for r in rows] == pytest.approx(f1, rel=1e-8)
+    for name, region in (("common", 1), ("paper", slice(0))):
+        inside = [[m & images[k][1] if region == 1 else m for m in images[k]] for k in "cde"]
+        mine = [cldice(o, label) for label, _, o in inside]
+        assert second[name]["cldice"] == pytest.approx(np.mean(mine), rel=1e-8)
     low, high = stats.intervals(paths.scores(RUN), "common", observer=True)["f1"]
     assert low <= second["common"]["f1"] <= high and low < high
     # image a has none
@@ -179,13 +210,43 @@ def test_second_observer_is_scored_where_every_test_image_has_one(toy):
         stats.intervals(paths.scores(RUN), "common", observer=True)
 
 
+def test_structure_is_that_of_the_mask_that_was_counted(toy):
+    """Under each protocol's own threshold, region and space, per image and averaged."""
+    images, maps = toy
+    write_maps(maps, RESIZE)
+    pooled = {"images": Protocol("frame", "network", "pixels", 0.5)}
+    score(RUN, "toy", RESIZE, PROTOCOLS | pooled, SPLITS)
+    found, rows = read("metrics.json"), read("images.csv")
+    for name, p in (PROTOCOLS | pooled).items():
+        each, t = [], found[name]["threshold"]
+        for k in "cde":
+            v, (label, fov, _) = to_network(maps[k], RESIZE), images[k]
+            if p.space == "native":
+                v = cv2.resize(v, (30, 24))
+            else:
+                label, fov = (to_network_mask(m, RESIZE) for m in (label, fov))
+            truth = structure.truths(label, fov, [p.region])[p.region]
+            each.append(structure.measure(v / 65535 > t, truth))
+            (row,) = [r for r in rows if (r["protocol"], r["id"]) == (name, k)]
+            written = {m: float(row[m] or "nan") for m in metrics.STRUCTURE}
+            assert written == pytest.approx(each[-1], rel=1e-8, nan_ok=True)
+        for m in metrics.STRUCTURE:
+            mean = np.nanmean([e[m] for e in each])
+            assert found[name][m] == pytest.approx(mean, rel=1e-8), (name, m)
+    # a mean over images however the protocol pools
+    assert {k: found["paper"][k] for k in metrics.STRUCTURE} == {
+        k: found["images"][k] for k in metrics.STRUCTURE
+    }
+    assert found["common"]["cldice"] != found["paper"]["cldice"]
+
+
 def test_equal_inputs_give_equal_bytes(toy):
     write_maps(toy[1], SAME)
     found = []
     for _ in range(2):
         score(RUN, "toy", SAME, PROTOCOLS, SPLITS)
         found.append({p.name: files.md5(p) for p in paths.scores(RUN).iterdir()})
-    assert found[0] == found[1] and len(found[0]) == 6
+    assert found[0] == found[1] and len(found[0]) == 7
     with zipfile.ZipFile(paths.scores(RUN) / "histograms.npz") as z:
         assert {i.date_time for i in z.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     numbers = [v for r in read("images.csv") for k, v in r.items() if k in metrics.METRICS]
@@ -259,7 +320,8 @@ def test_resampled_metrics_equal_the_metrics_of_the_resampled_images():
             assert {k: got[k][b] for k in metrics.METRICS} == pytest.approx(
                 {k: one[k] for k in metrics.METRICS}, abs=1e-5
             )
-            assert got["auc"][b] == pytest.approx(one["auc"], abs=1e-12)
+            for name in ("auc", "ece", "brier"):
+                assert got[name][b] == pytest.approx(one[name], abs=1e-12)
 
 
 def test_merging_levels_moves_ap_by_less_than_a_thousandth_of_its_interval():
@@ -311,12 +373,133 @@ def test_intervals_of_a_scores_folder(toy):
     score(RUN, "toy", SAME, PROTOCOLS, SPLITS)
     for name in PROTOCOLS:
         found, value = stats.intervals(paths.scores(RUN), name), read("metrics.json")[name]
-        assert set(found) == set(metrics.METRICS)
+        assert set(found) == {*metrics.METRICS, *metrics.STRUCTURE}
         assert all(low <= value[k] <= high and low < high for k, (low, high) in found.items())
+        human = stats.intervals(paths.scores(RUN), name, observer=True)
+        value = read("metrics.json")["observer2"][name]
+        assert set(human) == set(found)
+        assert {k for k, v in human.items() if np.isnan(v).all()} == {"auc", "ap", "ece", "brier"}
+        assert all(low <= value[k] <= high for k, (low, high) in human.items() if value[k])
     with pytest.raises(UserError, match="has no protocol typo: score the run again"):
         stats.intervals(paths.scores(RUN), "typo")
     score(RUN, "toy", SAME, PROTOCOLS, {"a": "train", "c": "test"})
     assert np.isnan(list(stats.intervals(paths.scores(RUN), "common").values())).all()
+
+
+def test_seed_interval_is_students():
+    low, high = stats.seed_interval([0.80, 0.82, 0.84])
+    assert (low + high) / 2 == pytest.approx(0.82)
+    # the tables' two-sided 95 % quantile for two degrees of freedom
+    assert (high - low) / 2 == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-4)
+    assert stats.seed_interval([0.8]) is None
+
+
+@pytest.fixture
+def seeds(toy):
+    """Scores folders of two experiments on eight images: three seeds, and two of a worse one."""
+    rng, folders = np.random.default_rng(3), {"a": [], "b": []}
+    images = {f"{k}": toy[0]["abcde"[k % 5]] for k in range(8)}
+    write_native(paths.native("eight"), {k: (*m[:2], None) for k, m in images.items()})
+    splits = dict.fromkeys(images, "test") | {"0": "train"}
+    for name, n, noise in (("a", 3, 0.2), ("b", 2, 0.35)):
+        for seed in range(n):
+            p = {k: rng.normal(np.where(m[0], 0.6, 0.3), noise) for k, m in images.items()}
+            run = f"toy-lite/{name}/s{seed}"
+            write_maps({k: np.uint16(np.clip(v, 0, 1) * 65535) for k, v in p.items()}, SAME, run)
+            score(run, "eight", SAME, PROTOCOLS, splits)
+            folders[name].append(paths.scores(run))
+    return folders["a"], folders["b"]
+
+
+def per_image(folder, protocol, metric):
+    with open(folder / "images.csv", newline="") as f:
+        rows = [r for r in csv.DictReader(f) if r["protocol"] == protocol and r["split"] == "test"]
+    return np.array([float(r[metric] or "nan") for r in rows])
+
+
+@pytest.mark.parametrize("metric", ["f1", "auc", "ap", "ece", "brier", "cldice", "betti0_error"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_paired_is_the_difference_of_the_seed_means(seeds, protocol, metric):
+    found = paired(*seeds, protocol, metric)
+    summary = [[files.read_json(f / "metrics.json")[protocol][metric] for f in g] for g in seeds]
+    assert found["difference"] == pytest.approx(np.mean(summary[0]) - np.mean(summary[1]), abs=1e-7)
+    assert found["low"] < found["difference"] < found["high"]
+    a, b = (np.mean([per_image(f, protocol, metric) for f in g], axis=0) for g in seeds)
+    assert found["p"] == stats.wilcoxon_p(a, b) < 0.1
+    assert (found["n_images"], found["n_seeds"]) == (7, 2)
+    back = paired(*seeds[::-1], protocol, metric)
+    assert [back[k] for k in ("difference", "low", "high")] == pytest.approx(
+        [-found[k] for k in ("difference", "high", "low")], abs=1e-12
+    )
+    same = paired(seeds[0], seeds[0], protocol, metric)
+    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize("metric", ["f1", "auc", "brier", "cldice"])
+def test_the_paired_interval_is_that_of_images_drawn_for_both(seeds, metric):
+    """Pooling drawn images by hand; and pairing is what makes the interval narrow."""
+    samples = []
+    stored = [[np.load(f / "histograms.npz")["counts"][1:, 0, 0] for f in g] for g in seeds]
+    t = [[files.read_json(f / "metrics.json")["common"]["threshold"] for f in g] for g in seeds]
+    for draw in stats.resample(7)[:200]:
+        means = []
+        for group, cuts, folders in zip(stored, t, seeds, strict=True):
+            values = []
+            for hists, cut, folder in zip(group, cuts, folders, strict=True):
+                if metric == "cldice":
+                    values.append(np.repeat(per_image(folder, "common", metric), draw).mean())
+                else:
+                    drawn = np.tensordot(draw, hists, 1)
+                    ways = {"auc": metrics.auc, "brier": metrics.brier}
+                    counted = metrics.thresholded(drawn, cut)
+                    values.append(ways[metric](drawn) if metric in ways else counted[metric])
+            means.append(np.mean(values))
+        samples.append(means[0] - means[1])
+    found = paired(*seeds, "common", metric)
+    low, high = stats.percentile_interval(np.array(samples))
+    width = high - low
+    assert found["low"] == pytest.approx(low, abs=0.15 * width)
+    assert found["high"] == pytest.approx(high, abs=0.15 * width)
+
+
+def test_paired_leaves_out_images_that_are_undefined_and_needs_two(seeds):
+    for folder in seeds[1]:
+        path = folder / "images.csv"
+        lines = path.read_text().splitlines()
+        at = lines[0].split(",").index("cldice")
+        cells = lines[2].split(",")
+        lines[2] = ",".join([*cells[:at], "", *cells[at + 1 :]])
+        path.write_text("\n".join(lines) + "\n")
+    found = paired(*seeds, "common", "cldice")
+    a, b = (np.mean([per_image(f, "common", "cldice") for f in g], axis=0) for g in seeds)
+    assert found["n_images"] == 6 and np.isnan(b[0])
+    assert found["difference"] == pytest.approx((a - b)[1:].mean())
+    for k in range(2):
+        splits = dict.fromkeys("01", "test") | {"0": "train"}
+        score(f"toy-lite/{'ab'[k]}/s0", "eight", SAME, PROTOCOLS, splits)
+    found = paired(seeds[0][:1], seeds[1][:1], "common", "f1")
+    assert found["n_images"] == 1 and np.isnan(found["low"]) and found["difference"] > 0
+
+
+def test_paired_refuses_what_cannot_be_paired(seeds):
+    a, b = seeds
+    with pytest.raises(UserError, match="needs a scored run on either side"):
+        paired(a, [], "common", "f1")
+    with pytest.raises(UserError, match="has no protocol typo|do not hold the same test images"):
+        paired(a, b, "typo", "f1")
+    for folder in b:
+        text = (folder / "images.csv").read_text()
+        (folder / "images.csv").write_text(text.replace("cldice", "older"))
+    with pytest.raises(UserError, match="b/s0/scores has no cldice: score the run again"):
+        paired(a, b, "common", "cldice")
+    other = PROTOCOLS | {"common": Protocol("frame", "native", "pixels", 0.5)}
+    splits = dict.fromkeys("01234567", "test") | {"0": "train"}
+    score("toy-lite/b/s1", "eight", SAME, other, splits)
+    with pytest.raises(UserError, match="do not mean the same by the protocol common"):
+        paired(a, b, "common", "f1")
+    score("toy-lite/b/s1", "eight", SAME, PROTOCOLS, splits | {"7": "val"})
+    with pytest.raises(UserError, match="do not hold the same test images"):
+        paired(a, b, "common", "f1")
 
 
 def test_seeds_and_paired_tests(toy):
@@ -337,11 +520,8 @@ def test_seeds_and_paired_tests(toy):
         write_maps({k: v // 2 + np.uint16(shift) for k, v in maps.items()}, SAME, run)
         score(run, "toy", SAME, PROTOCOLS, SPLITS)
     folders = paths.scores(RUN), paths.scores(other)
-    assert stats.compare(*folders, "common", "auc") == 1.0  # a shift changes no rank
-    assert stats.compare(*folders, "paper", "se") == pytest.approx(0.25)  # 2 of 2^3
-    score(other, "toy", SAME, PROTOCOLS, {"a": "train", "d": "test"})
-    with pytest.raises(UserError, match="do not hold the same test images"):
-        stats.compare(*folders, "common", "f1")
+    assert paired([folders[0]], [folders[1]], "common", "auc")["p"] == 1.0  # the ranks are the same
+    assert paired([folders[0]], [folders[1]], "paper", "se")["p"] == pytest.approx(0.25)  # 2 of 2^3
 
 
 @pytest.fixture
@@ -389,7 +569,8 @@ def test_real_drive_agrees_with_sklearn_and_convinces_a_referee(drive):
     second = read("metrics.json")["observer2"]["fov"]
     assert second["f1"] == pytest.approx(0.788, abs=0.005)
     for name, (low, high) in stats.intervals(paths.scores(RUN), "fov").items():
-        assert low < found[name] < high and high - low < 0.05
+        assert low < found[name] < high
+        assert high - low < 0.05 or name in metrics.STRUCTURE
 
     from mlscorecheck.check.bundles.retina import check_drive_vessel_aggregated_som_assumption
 
@@ -406,3 +587,123 @@ def test_real_drive_agrees_with_sklearn_and_convinces_a_referee(drive):
 
     assert not refuses("fov", "fov") and not refuses("frame", "all")
     assert refuses("fov", "all") and refuses("frame", "fov")
+
+
+EVERY = {"-".join(map(str, vars(p).values())): p for p in every()}
+SQUARE = {"resize": [512, 512], "pad": None, "width": None}
+
+
+@pytest.fixture
+def filtered(tmp_path, monkeypatch, real_data):
+    """All 40 images of DRIVE; as maps what a filter for dark lines answers, at 512 x 512."""
+    imageio = pytest.importorskip("imageio.v3")
+    monkeypatch.chdir(tmp_path)
+    images, maps, splits = {}, {}, {}
+    for part, numbers in (("test", range(1, 21)), ("training", range(21, 41))):
+        with zipfile.ZipFile(real_data / "DRIVE" / f"{part}.zip") as z:
+            for i in numbers:
+                names = (f"1st_manual/{i:02}_manual1.gif", f"mask/{i:02}_{part}_mask.gif")
+                gifs = [
+                    np.squeeze(imageio.imread(io.BytesIO(z.read(f"{part}/{n}")))) for n in names
+                ]
+                label, fov = ((m if m.ndim == 2 else m[..., 0]) > 127 for m in gifs)
+                coded = np.frombuffer(z.read(f"{part}/images/{i:02}_{part}.tif"), np.uint8)
+                green = cv2.GaussianBlur(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., 1], (0, 0), 1)
+                answer = np.zeros(green.shape, np.float32)
+                for size in (7, 11, 15):
+                    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+                    answer += cv2.morphologyEx(green, cv2.MORPH_BLACKHAT, disc)
+                answer = np.clip(answer / np.quantile(answer[fov], 0.99), 0, 1)
+                images[f"{i:02}"] = label, fov, None
+                maps[f"{i:02}"] = np.rint(answer * 65535).astype(np.uint16)
+                splits[f"{i:02}"] = "train" if part == "training" else "test"
+    write_native(paths.native("drive"), images)
+    write_maps(maps, SQUARE)
+    return images, splits
+
+
+def seen(images, ids, protocol):
+    """What a protocol scores of each image, made here anew: probabilities and labels."""
+    for k in ids:
+        p, (label, fov, _) = cv2.imread(str(paths.predictions(RUN) / f"{k}.png"), -1), images[k]
+        if protocol.space == "native":
+            p = cv2.resize(p, label.shape[::-1])
+        else:
+            label, fov = (
+                cv2.resize(m.astype(np.uint8), (512, 512), interpolation=cv2.INTER_NEAREST) > 0
+                for m in (label, fov)
+            )
+        keep = fov if protocol.region == "fov" else np.ones_like(fov)
+        yield p[keep] / 65535, label[keep]
+
+
+@pytest.mark.slow
+def test_all_sixteen_protocols_on_real_drive_agree_with_sklearn_and_a_referee(filtered):
+    from mlscorecheck.check.binary import check_1_testset_no_kfold
+    from mlscorecheck.check.bundles import retina
+
+    images, splits = filtered
+    score(RUN, "drive", SQUARE, EVERY, splits)
+    found, test = read("metrics.json"), [k for k, part in splits.items() if part == "test"]
+    for name, protocol in EVERY.items():
+        where = (protocol.region, protocol.space)
+        if (protocol.pooling, protocol.threshold) == ("pixels", 0.5):  # the first of its place
+            each = list(seen(images, test, protocol))
+            pooled = [tuple(map(np.concatenate, zip(*each, strict=True)))]
+            groups = {"images": each, "pixels": pooled}
+            ranked = {k: [ranked_by_sklearn(*g) for g in v] for k, v in groups.items()}
+            p, y = map(
+                np.concatenate,
+                zip(*seen(images, splits.keys() - test, protocol), strict=True),
+            )
+            # no cut gives a better F1: swept by scikit-learn's curve, which counts p >= cut
+            precision, recall, _ = sk.precision_recall_curve(y, p)
+            best = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
+            t = found["-".join((*where, "pixels-train"))]["threshold"]
+            assert sk.f1_score(y, p > t) == pytest.approx(best, abs=1e-12)
+        values, (_, y) = found[name], pooled[0]
+        t = values["threshold"]
+        twin = found["-".join((*where, "pixels-train"))]["threshold"]
+        assert t == (twin if protocol.threshold == "train" else 0.5)
+        parts = groups[protocol.pooling]
+        counted = [counted_by_sklearn(p > t, label) for p, label in parts]
+        rows = [a | b for a, b in zip(counted, ranked[protocol.pooling], strict=True)]
+        expected = {k: np.mean([row[k] for row in rows]) for k in metrics.METRICS}
+        assert {k: values[k] for k in expected} == pytest.approx(expected, abs=1e-6), name
+        assert 0.4 < values["f1"] < 0.8 and values["auc"] > 0.85, name
+
+        scores = {"acc": values["acc"], "sens": values["se"], "spec": values["sp"]}
+        scores = {k: round(v, 4) for k, v in scores.items()}
+        if protocol.space == "native":
+            rule = {"pixels": "som", "images": "mos"}[protocol.pooling]
+            check = getattr(retina, f"check_drive_vessel_aggregated_{rule}_assumption")
+            region = {"fov": "fov", "frame": "all"}[protocol.region]
+            verdict = check(
+                imageset="test", annotator=1, assumption=region, scores=scores, eps=1e-4
+            )
+            assert not verdict["inconsistency"], name
+        elif protocol.pooling == "pixels":
+            size = {"p": int(y.sum()), "n": int((~y).sum())}
+            scores["f1"] = round(values["f1"], 4)
+            verdict = check_1_testset_no_kfold(testset=size, scores=scores, eps=1e-4)
+            assert not verdict["inconsistency"], name
+            scores["f1"] += 0.01
+            assert check_1_testset_no_kfold(testset=size, scores=scores, eps=1e-4)["inconsistency"]
+
+
+def test_sixteen_protocols_of_twenty_real_images_take_less_than_three_seconds(filtered):
+    """From the maps on disk, counting included; the threshold "train" would add its own images."""
+    images, splits = filtered
+    score(RUN, "drive", SQUARE, {"common": COMMON}, splits)
+    with np.load(paths.scores(RUN) / "histograms.npz") as stored:
+        training = stored["counts"][stored["splits"] == "train"]
+    begin = time.process_time()
+    rows = [r for i, r in native.manifest("drive").items() if splits[i] == "test"]
+    counts = np.stack([_count(RUN, "drive", SQUARE, row)[0] for row in rows])
+    parts = ["test"] * 20 + ["train"] * 20
+    table = sensitivity(np.concatenate([counts, training]), parts, SPACES)
+    assert time.process_time() - begin < 3
+    assert len(table) == 16 * len(metrics.METRICS)
+    common = {r["metric"]: r["value"] for r in table if Protocol(*list(r.values())[:4]) == COMMON}
+    written = read("metrics.json")["common"]
+    assert common == pytest.approx({k: written[k] for k in metrics.METRICS}, rel=1e-8)

@@ -34,7 +34,7 @@ import numpy as np
 
 from resegment.metrics import STRUCTURE
 
-DRIVE_DIAMETER = 540  # pixels across the field of view of DRIVE, whose manual says so
+DRIVE_DIAMETER = 540  # pixels across DRIVE's field of view, as its authors say
 DRIVE_THIN = 3
 
 
@@ -113,7 +113,7 @@ def thin_limit(fov: np.ndarray) -> int:
     """The greatest width in whole pixels that is thin, at least 1; 0 without a field of view.
 
     3 pixels of the 540 across DRIVE's field of view, scaled by this one's extent in columns (a
-    camera cuts discs at top and bottom): DRIVE 3, CHASE_DB1 5, HRF 18.
+    camera cuts discs at top and bottom): DRIVE 3, CHASE_DB1 5.
     """
     columns = np.flatnonzero(fov.any(0))
     if not len(columns):
@@ -178,4 +178,4 @@ def cldice(
 def _share(of: np.ndarray, inside: np.ndarray) -> float:
     """Share of the pixels of one mask that lie in another; nan if there are none."""
     n = np.count_nonzero(of)
-    return np.count_nonzero(of & inside) / n if n else float("nan")
+    return float(np.count_nonzero(of & inside) / n) if n else float("nan")
