@@ -25,10 +25,12 @@ CAPTIONS = {
     "roc": "ROC curves under the common protocol, one line per seed. Right: around the operating "
     "points. Dot: the threshold frozen on the training images; diamond: the second observer. "
     "Light band: where nine in ten test images of one run lie (5 to 95 % quantile of the true "
-    "positive rate at each false positive rate).",
+    "positive rate at each false positive rate). Where there is a panel for each experiment, grey "
+    "is the curve with the largest area.",
     "pr": "Precision-recall curves under the common protocol, one line per seed. Grey lines join "
     "points of equal F1 (0.1 to 0.9); dots and diamond as above. Light band: where nine in ten "
-    "test images of one run lie (5 to 95 % quantile of precision at each recall).",
+    "test images of one run lie (5 to 95 % quantile of precision at each recall). Where there is a "
+    "panel for each experiment, grey is the curve with the largest area.",
     "training": "Loss, F1 on the validation images (if there are any) and learning rate, epoch by "
     "epoch, one colour per seed. Solid: training, dashed: validation.",
     "grid": "Best, median and worst test image by F1 under the common protocol. Prediction: "
@@ -80,7 +82,9 @@ def _drawings(campaign: str, runs: list[dict]) -> dict[str, tuple[Figure, str]]:
     out = {c: (curves.draw(c, points, scores, runs, bands), CAPTIONS[c]) for c in curves.AXES}
     for name in names:
         rows = history[history.experiment == name]
-        out[f"training_{name}"] = curves.training(rows), f"{name}. {CAPTIONS['training']}"
+        seeds = ", ".join(rows.seed.unique())
+        words = f"{name}, seed{'s' if rows.seed.nunique() > 1 else ''} {seeds}."
+        out[f"training_{name}"] = curves.training(rows), words
     out["calibration"] = curves.reliability(bins, names), CAPTIONS["reliability"]
     differences = tradeoffs.moved(protocols)
     words = _of_sensitivity(differences)
@@ -97,7 +101,8 @@ def _pictures(runs: list[dict], folder: Path) -> dict[str, str]:
         run = shown(runs, name)
         found = sheets.grid(run, folder)
         who = f"{name}, seed {run['seed']}"
-        out[f"{name}.png"] = f"{who}. {CAPTIONS['grid']}"
+        ranks = ", ".join(f"{e['rank']} {e['id']} (F1 {e['f1']:.4f})" for e in found)
+        out[f"{name}.png"] = f"{who}: {ranks}."
         for e in found:
             if "overlay" in e:
                 out[e["overlay"]] = (
@@ -111,13 +116,18 @@ def _pictures(runs: list[dict], folder: Path) -> dict[str, str]:
 
 
 def _of_sensitivity(differences: pd.DataFrame) -> str:
-    moves = {m: tradeoffs.extent(differences, m) for m in tradeoffs.SHORT}
-    said = ", ".join(f"{tradeoffs.SHORT[m]} {v:.4f}" for m, v in moves.items() if v == v)
+    moves = {m: tradeoffs.extents(differences, m) for m in tradeoffs.SHORT}
+    said = ", ".join(
+        f"{tradeoffs.SHORT[m]} {spans.median():.4f} (at most {spans.max():.4f})"
+        for m, spans in moves.items()
+        if len(spans)
+    )
     return (
         "What the protocol alone does to a score: the same maps, scored in sixteen ways, as the "
-        "difference to the common protocol (means over seeds). Grey bar: the whole range. Panels "
-        "of one block share their scale. Without touching the threshold (first block), region, "
-        f"size and pooling move one network's score by up to: {said}."
+        "difference to the common protocol (means over seeds). Grey bar: the whole range. The "
+        "panels of a block share their scale; what lies further out stands on the border. At the "
+        "threshold of the training images (first block), region, size and pooling move the score "
+        f"of the median network by: {said}."
     )
 
 

@@ -144,7 +144,7 @@ def _frame(curve: str, whole: Axes, near: Axes, dots: list[tuple]) -> None:
         _guides(ax, curve)
         _dots(ax, dots)
         ax.set_xlabel(AXES[curve][0], size=7.5)
-        ax.set_ylabel(AXES[curve][1], size=7.5)
+    whole.set_ylabel(AXES[curve][1], size=7.5)
     whole.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     near.set(title="around the thresholds used")
     if known := [d[:2] for d in dots if np.isfinite(d[:2]).all()]:

@@ -12,6 +12,8 @@ from resegment.errors import UserError
 from resegment.geometry import restore
 
 TP, FN, FP = (0, 255, 0), (255, 0, 0), (0, 0, 255)  # RGB; RGA-Net figs 2-3, Mini-Net fig 2
+# the same three on a gray image, told apart by colour-blind readers too (after Okabe and Ito)
+SEEN = {TP: (0, 158, 115), FN: (255, 90, 40), FP: (86, 180, 233)}
 CELL = 565  # widest image of a sheet, px: DRIVE stays at its own size, larger sets are reduced
 SAMPLES = 4  # images of each dataset on the contact sheet
 DIM = 0.45  # how bright the image under an overlay is
@@ -68,10 +70,13 @@ def grid(run: dict, folder: Path) -> list[dict]:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB image, dimmed and gray, under the coloured pixels of `analytic_mask`."""
+    """(H, W, 3) uint8 RGB image, dimmed and gray, under the pixels of `analytic_mask` as SEEN."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) * (GRAYS / 256)
     steps = (np.floor(gray) * (256 / GRAYS * DIM)).astype(np.uint8)
-    return np.where(mask.any(-1, keepdims=True), mask, steps[..., None])
+    out = np.repeat(steps[..., None], 3, axis=-1)
+    for colour, seen in SEEN.items():
+        out[(mask == colour).all(axis=-1)] = seen
+    return out
 
 
 def data(runs: list[dict], path: Path) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from resegment.figures.campaign import by_dataset, experiments, look
 
@@ -15,7 +16,7 @@ COSTS = {
     "macs": "multiply-adds for one image",
     "ms": "milliseconds for one image",
 }
-WIDE, TALL = 2.7, 2.9  # one Pareto panel, inches
+WIDE, TALL, CROWDED = 2.7, 2.9, 4.2  # one Pareto panel, inches; the height of more than 8 points
 SHORT = {"se": "Se", "sp": "Sp", "acc": "Acc", "precision": "precision", "f1": "F1", "iou": "IoU",
          "auc": "AUC"}  # fmt: skip
 SWITCHES = ["region", "space", "pooling", "threshold"]
@@ -56,17 +57,22 @@ def pareto(scores: pd.DataFrame, runs: list[dict], manifests: dict[str, dict]) -
     of_runs = f1[f1.seed != "observer2"].groupby("experiment")[["value", "ci_low", "ci_high"]]
     points = cost.join(of_runs.mean()).dropna(subset=["value"])
     lines = -(-len(names) // 3) + 1
-    size = (3 * WIDE + 0.7, TALL * len(groups) + 0.17 * lines + 0.3)
+    tall = CROWDED if max(map(len, groups.values())) > 8 else TALL
+    size = (3 * WIDE + 0.7, tall * len(groups) + 0.17 * lines + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(groups), len(COSTS), squeeze=False, sharey="row")
     observed = f1[f1.seed == "observer2"].drop_duplicates("experiment").set_index("experiment")
     for (dataset, group), row in zip(groups.items(), panels, strict=True):
         human = observed.value.reindex(group).dropna().unique()
+        ends = points.loc[points.index.isin(group), ["value", "ci_low", "ci_high"]]
+        ends = np.append(ends.to_numpy().ravel(), human)
+        low, high = (np.nanmin(ends), np.nanmax(ends)) if np.isfinite(ends).any() else (0, 1)
+        row[0].set_ylim(low - 0.08 * (high - low) - 0.004, high + 0.11 * (high - low) + 0.004)
         for ax, (column, title) in zip(row, COSTS.items(), strict=True):
             mine = points[points.index.isin(group)].dropna(subset=column)
             for value in human:
                 ax.axhline(value, color="black", lw=0.9, ls=(0, (6, 3)))
-            _panel(ax, mine[column], mine, colours, names)
+            _panel(ax, mine[column], mine, colours, names, tall)
             ax.set_xlabel(f"{title} (log scale)", size=8)
         row[0].set(ylabel=f"F1, common protocol, {dataset}")
     handles = [
@@ -80,7 +86,9 @@ def pareto(scores: pd.DataFrame, runs: list[dict], manifests: dict[str, dict]) -
     return figure
 
 
-def _panel(ax: Axes, x: pd.Series, rows: pd.DataFrame, colours: dict, names: list[str]) -> None:
+def _panel(
+    ax: Axes, x: pd.Series, rows: pd.DataFrame, colours: dict, names: list[str], tall: float
+) -> None:
     """Points with error bars, the front through the best, a number at each point."""
     ax.set_xscale("log")
     if not len(x):
@@ -95,17 +103,19 @@ def _panel(ax: Axes, x: pd.Series, rows: pd.DataFrame, colours: dict, names: lis
         ring = {"mec": "black", "mew": 1.1} if on_front else {"mec": "white", "mew": 0.5}
         ax.errorbar(x[name], y[name], yerr=ends, fmt="o", ms=6 if on_front else 5,
                     color=colours[name], elinewidth=0.8, **ring)  # fmt: skip
+    wide = x.max() / x.min() > 300
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_locator(NullLocator())
     reach = max(x.max() / x.min(), 4) ** 0.16
     ax.set_xlim(x.min() / reach, x.max() * reach)
-    low, high = np.nanmin(rows.ci_low.fillna(y)), np.nanmax(rows.ci_high.fillna(y))
-    ax.set_ylim(low - 0.08 * (high - low) - 0.004, high + 0.08 * (high - low) + 0.004)
     at = np.column_stack([np.log10(x), y])
     spans = np.array([np.ptp(np.log10(ax.get_xlim())), np.ptp(ax.get_ylim())])
-    for name, shift in zip(rows.index, _clear(at / spans * (WIDE * 60, TALL * 56)), strict=True):
+    for name, shift in zip(rows.index, _clear(at / spans * (WIDE * 60, tall * 56)), strict=True):
         far = np.hypot(*shift) > 12
         ax.annotate(str(names.index(name) + 1), (x[name], y[name]), shift, size=7.5,
                     textcoords="offset points", ha="center", va="center", zorder=6,
-                    arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#888888",
+                    arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "#555555",
                                 "shrinkA": 3, "shrinkB": 2} if far else None)  # fmt: skip
 
 
@@ -136,41 +146,47 @@ def moved(table: pd.DataFrame) -> pd.DataFrame:
     return (means - base.reindex(means.index.droplevel(SWITCHES)).to_numpy()).reset_index()
 
 
-def extent(differences: pd.DataFrame, metric: str) -> float:
-    """The furthest that region, size and pooling move a metric of any experiment, at the
-    threshold of the training images; nan if it is not there."""
+def extents(differences: pd.DataFrame, metric: str) -> pd.Series:
+    """By experiment: how far region, size and pooling move a metric, at the threshold of the
+    training images."""
     kept = differences[(differences.threshold == "train") & (differences.metric == metric)]
-    spans = kept.groupby("experiment").value.agg(np.ptp)
-    return float(spans.max())
+    return kept.dropna(subset="value").groupby("experiment").value.agg(np.ptp)
 
 
 def sensitivity(differences: pd.DataFrame, names: list[str]) -> Figure:
     """`moved` as dots: a block for each threshold, a panel for each metric, a row for each
-    experiment; colour the region, shape the pooling, filled or hollow the size."""
+    experiment; colour the region, lane and shape the pooling, filled or hollow the size. What lies
+    beyond the panel (one in fifty may) is drawn on its border."""
     shown = [m for m in SHORT if m in set(differences.metric)]
     cuts = [c for c in ("train", "0.5") if c in set(differences.threshold)]
-    each = max(0.17, min(0.3, 2.4 / len(names)))
+    each = max(0.23, min(0.34, 2.4 / len(names)))
     size = (10.4, len(cuts) * (each * len(names) + 0.75) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(cuts), len(shown), squeeze=False, sharey=True, sharex="row")
     regions = {"fov": look(0)["color"], "frame": look(1)["color"]}
     shapes = {"pixels": "o", "images": "^"}
     for cut, row in zip(cuts, panels, strict=True):
-        block = differences[differences.threshold == cut]
+        block = differences[(differences.threshold == cut) & differences.metric.isin(shown)]
+        low, high = np.nanquantile(block.value, [0.01, 0.99]) + np.array([-0.002, 0.002])
         for metric, ax in zip(shown, row, strict=True):
             ax.axvline(0, color="#999999", lw=0.8)
             for y, name in enumerate(names):
                 mine = block[(block.metric == metric) & (block.experiment == name)]
                 mine = mine.dropna(subset="value")
-                ax.plot([mine.value.min(), mine.value.max()], [y, y], lw=4, color="#dddddd",
+                mine = mine.assign(value=mine.value.clip(low, high))
+                ax.plot([mine.value.min(), mine.value.max()], [y, y], lw=8, color="#e6e6e6",
                         solid_capstyle="butt", zorder=1)  # fmt: skip
                 for dot in mine.itertuples():
                     colour = regions[dot.region]
-                    ax.plot(dot.value, y, shapes[dot.pooling], ms=4.2, mec=colour, mew=0.9,
-                            color=colour if dot.space == "native" else "none")  # fmt: skip
+                    lane = y - 0.2 if dot.pooling == "pixels" else y + 0.2
+                    ax.plot(dot.value, lane, shapes[dot.pooling], ms=4, mec=colour, mew=0.9,
+                            color=colour if dot.space == "native" else "none",
+                            clip_on=False)  # fmt: skip
             ax.set_title(SHORT[metric], size=9, weight="bold")
             ax.tick_params(labelsize=7)
             ax.locator_params(axis="x", nbins=3)
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
         words = "threshold of the training images" if cut == "train" else f"threshold {cut}"
         row[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
         row[len(shown) // 2].set_xlabel(f"{words}: value minus the common protocol's", size=8.5)
