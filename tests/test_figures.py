@@ -1,5 +1,6 @@
 """Figures of a small made-up campaign: colours, choice of images, bytes, and what users see."""
 
+import itertools
 import json
 import shutil
 
@@ -8,14 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resegment import config, figures, paths
+from resegment import config, figures, metrics, paths
 from resegment.errors import UserError
+from resegment.figures import campaign as read
+from resegment.figures import curves, papers, sheets, tradeoffs
 
 H, W = 72, 60  # native; the network sees 48 x 40
 TESTS = ["01_test", "02_test", "03_test", "04_test"]
 SPLITS = {"21_training": "train", "22_training": "train", **dict.fromkeys(TESTS, "test")}
 TYPICAL = {"se": 0.8, "sp": 0.975, "acc": 0.955, "precision": 0.83, "f1": 0.815, "iou": 0.69}
 TYPICAL |= {"mcc": 0.79, "auc": 0.97, "ap": 0.89}
+
+COMMON = {"region": "fov", "space": "native", "pooling": "pixels", "threshold": "train"}
 
 
 def fake_campaign(
@@ -25,7 +30,7 @@ def fake_campaign(
     cv2.setNumThreads(1)
     campaign = f"small-{budget}"
     _native(dataset)
-    runs, scores, curves, history = [], [], [], []
+    runs, scores, lines, history, spread, bins = [], [], [], [], [], []
     for k, name in enumerate(names):
         for seed in (0, 1):
             run = {
@@ -40,7 +45,9 @@ def fake_campaign(
             }
             runs.append(run)
             scores += _score(run, campaign, shift=2 * k + seed)
-            curves += _lines(name, seed, k)
+            lines += _lines(name, seed, k)
+            spread += _protocols(run, k)
+            bins += _bins(name, seed, k)
             history += _epochs(name, seed, validated=k == 0)
             _manifest(run, campaign)
     folder = paths.reports(campaign)
@@ -49,7 +56,9 @@ def fake_campaign(
     there = [{**r, "scored_on": "stare", "value": r["value"] - 0.1} for r in scores]
     there = [r for r in there if r["seed"] != "observer2"]
     pd.DataFrame(there).iloc[: None if crossed else 0].to_csv(folder / "cross.csv", index=False)
-    pd.DataFrame(curves).to_csv(folder / "curves.csv", index=False)
+    pd.DataFrame(lines).to_csv(folder / "curves.csv", index=False)
+    pd.DataFrame(spread).to_csv(folder / "sensitivity.csv", index=False)
+    pd.DataFrame(bins).to_csv(folder / "calibration.csv", index=False)
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
     _published(folder, campaign, names, published)
     return campaign, runs
@@ -90,18 +99,24 @@ def _native(dataset):
 
 def _score(run, campaign, shift):
     """Predictions, images.csv and the run's rows of scores.csv."""
-    out, rows = paths.predictions(run["run"]), []
+    out, rows, counts = paths.predictions(run["run"]), [], []
     out.mkdir(parents=True)
     paths.scores(run["run"]).mkdir()
     for i, name in enumerate(SPLITS):
         label = cv2.imread(str(paths.native(run["dataset"]) / f"{name}_label.png"), 0)
         map_ = cv2.GaussianBlur(np.roll(label, shift, axis=1), (0, 0), 1.2).astype(np.uint16) * 257
         cv2.imwrite(str(out / f"{name}.png"), cv2.resize(map_, (40, 48)))
+        fov = cv2.imread(str(paths.native(run["dataset"]) / f"{name}_fov.png"), 0) > 0
+        counts.append([[metrics.histogram(map_, label > 0, part) for part in (fov, ~fov)]])
         values = {m: v - 0.01 * shift - 0.02 * (i * 7 % 5) for m, v in TYPICAL.items()}
         for protocol in ("common", "frame-network"):
             rows.append({"protocol": protocol, "split": SPLITS[name], "id": name})
             rows[-1].update(threshold=0.3, tp=1, fp=1, fn=1, tn=1, **values)
-    pd.DataFrame(rows).to_csv(paths.scores(run["run"]) / "images.csv", index=False)
+    folder = paths.scores(run["run"])
+    pd.DataFrame(rows).to_csv(folder / "images.csv", index=False)
+    known = {"ids": list(SPLITS), "splits": list(SPLITS.values()), "spaces": ["native"]}
+    np.savez_compressed(folder / "histograms.npz", counts=np.array(counts), **known)
+    (folder / "manifest.json").write_text(json.dumps({"protocols": {"common": COMMON}}))
     base = {"campaign": campaign.split("-")[0], "n_images": len(TESTS)}
     base |= {k: run[k] for k in ("experiment", "budget", "dataset", "run")}
     table = []
@@ -117,6 +132,32 @@ def _score(run, campaign, shift):
     return table
 
 
+def _protocols(run, k):
+    """Rows of sensitivity.csv: the frame adds 0.014 to Acc and 0.01 to Sp, else little."""
+    choices = (("fov", "frame"), ("native", "network"), ("pixels", "images"), ("0.5", "train"))
+    rows = []
+    for region, space, pooling, threshold in itertools.product(*choices):
+        for metric, typical in TYPICAL.items():
+            more = {"acc": 0.014, "sp": 0.01}.get(metric, 0) if region == "frame" else 0
+            more += 0.001 * ((space == "network") - (pooling == "images"))
+            more += {"se": 0.05, "sp": -0.01}.get(metric, 0) if threshold == "0.5" else 0
+            row = {k: run[k] for k in ("experiment", "dataset", "seed")}
+            row |= {"region": region, "space": space, "pooling": pooling, "threshold": threshold}
+            rows.append({**row, "metric": metric, "value": typical - 0.01 * k + more})
+    return rows
+
+
+def _bins(name, seed, k):
+    """Rows of calibration.csv; the last bin is empty."""
+    edges = np.linspace(0, 1, 11)
+    rows = []
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        row = {"experiment": name, "seed": seed, "bin_low": low, "bin_high": high}
+        row |= {"predicted": low + 0.05, "observed": (low + 0.05) ** (1 + 0.3 * k)}
+        rows.append({**row, "n": 10 ** (6 - i // 2)})
+    return [*rows[:-1], {**rows[-1], "n": 0, "predicted": None, "observed": None}]
+
+
 def _lines(name, seed, k):
     x = np.linspace(0, 1, 60) ** 2
     rows = []
@@ -125,7 +166,8 @@ def _lines(name, seed, k):
         ("pr", 1 - x ** (5 / (1 + k)) / 2),
     ):
         rows += [
-            {"experiment": name, "seed": seed, "protocol": "common", "curve": curve, "x": a, "y": b}
+            {"experiment": name, "seed": seed, "protocol": protocol, "curve": curve, "x": a, "y": b}
+            for protocol in ("common", "frame-network")
             for a, b in zip(x, y, strict=True)
         ]
     return rows
@@ -211,18 +253,18 @@ def test_the_analytic_mask_has_the_papers_colours():
     label = np.array([[1, 1, 0, 0, 1, 0]], bool)
     fov = np.array([[1, 1, 1, 1, 0, 0]], bool)
     green, red, blue, black = (0, 255, 0), (255, 0, 0), (0, 0, 255), (0, 0, 0)
-    mask = figures.analytic_mask(prediction, label, fov)
+    mask = sheets.analytic_mask(prediction, label, fov)
     assert [tuple(p) for p in mask[0]] == [green, red, blue, black, black, black]
 
 
-def test_the_grid_shows_the_mask_it_scored(campaign):
+def test_the_grid_shows_the_mask_it_scored(campaign, tmp_path):
     """The pixels of each colour on the page are those counted from prediction and label."""
-    name, runs = campaign
-    figures.build(name, runs)
-    page = cv2.imread(str(paths.reports(name) / "pictures/net-a.png"))[..., ::-1]
+    _, runs = campaign
+    sheets.grid(runs[0], tmp_path)
+    page = cv2.imread(str(tmp_path / "net-a.png"))[..., ::-1]
     times = 300 // W
-    want = dict.fromkeys((figures.TP, figures.FN, figures.FP), 0)
-    for example in figures.examples(runs[0]):
+    want = dict.fromkeys((sheets.TP, sheets.FN, sheets.FP), 0)
+    for example in sheets.examples(runs[0]):
         native = paths.native("sample")
         label = cv2.imread(str(native / f"{example['id']}_label.png"), 0) > 0
         fov = cv2.imread(str(native / f"{example['id']}_fov.png"), 0) > 0
@@ -230,9 +272,9 @@ def test_the_grid_shows_the_mask_it_scored(campaign):
             str(paths.predictions(runs[0]["run"]) / f"{example['id']}.png"), cv2.IMREAD_UNCHANGED
         )
         found = cv2.resize(stored, (W, H), interpolation=cv2.INTER_LINEAR) / 65535 > 0.3
-        want[figures.TP] += (found & label & fov).sum() * times**2
-        want[figures.FN] += (~found & label & fov).sum() * times**2
-        want[figures.FP] += (found & ~label & fov).sum() * times**2
+        want[sheets.TP] += (found & label & fov).sum() * times**2
+        want[sheets.FN] += (~found & label & fov).sum() * times**2
+        want[sheets.FP] += (found & ~label & fov).sum() * times**2
     assert min(want.values()) > 0
     below = page[: int(page.shape[0] * 0.965)]  # without the legend's three boxes
     for colour, n in want.items():
@@ -240,7 +282,7 @@ def test_the_grid_shows_the_mask_it_scored(campaign):
 
 
 def test_best_median_and_worst_are_by_f1_of_test_images_only(campaign):
-    found = [(e["rank"], e["id"]) for e in figures.examples(campaign[1][0])]
+    found = [(e["rank"], e["id"]) for e in sheets.examples(campaign[1][0])]
     # i * 7 % 5 of the images 2..5: 4, 1, 3, 0
     assert found == [("best", "04_test"), ("median", "03_test"), ("worst", "01_test")]
 
@@ -249,7 +291,7 @@ def test_a_single_test_image_is_shown_once(campaign):
     path = paths.scores(campaign[1][0]["run"]) / "images.csv"
     rows = pd.read_csv(path)
     rows[rows.id != "02_test"].query("split == 'train' or id == '03_test'").to_csv(path)
-    assert [e["id"] for e in figures.examples(campaign[1][0])] == ["03_test"]
+    assert [e["id"] for e in sheets.examples(campaign[1][0])] == ["03_test"]
 
 
 def test_every_figure_is_there_and_the_same_bytes_twice(campaign):
@@ -265,10 +307,15 @@ def test_every_figure_is_there_and_the_same_bytes_twice(campaign):
     assert set(first) == {
         "figures/roc.svg",
         "figures/pr.svg",
+        "figures/pareto.svg",
+        "figures/sensitivity.svg",
+        "figures/calibration.svg",
+        "figures/captions.json",
         "figures/training_net-a.svg",
         "figures/training_net-b.svg",
         "pictures/net-a.png",
         "pictures/net-b.png",
+        *(f"pictures/net-{n}_overlay_0{i}_test.png" for n in "ab" for i in (1, 4)),
         "pictures/data.png",
         "figures/manifest.json",
         "pictures/manifest.json",
@@ -278,16 +325,199 @@ def test_every_figure_is_there_and_the_same_bytes_twice(campaign):
     assert not any(b"<dc:date>" in b or b"tIME" in b for b in first.values())
 
 
+def test_every_figure_and_picture_has_its_caption(campaign):
+    name, runs = campaign
+    figures.build(name, runs)
+    folder, said = paths.reports(name), figures.captions(name)
+    drawn = {p.relative_to(folder).as_posix() for p in folder.glob("*/*.[sp][vn]g")}
+    assert set(said) == drawn and all(len(words) > 10 for words in said.values())
+    assert said["pictures/net-a.png"].startswith("net-a, seed 0: best 04_test (F1 0.8150), ")
+    assert "worst test image, 01_test (F1 0.7350" in said["pictures/net-a_overlay_01_test.png"]
+    assert said["figures/training_net-b.svg"] == "net-b, seeds 0, 1."
+    with pytest.raises(UserError, match="run `resegment figures absent`"):
+        figures.captions("absent")
+
+
+def test_an_overlay_colours_the_analytic_mask_at_full_resolution():
+    image = np.full((2, 3, 3), 200, np.uint8)
+    mask = np.zeros((2, 3, 3), np.uint8)
+    mask[0] = sheets.TP, sheets.FN, sheets.FP
+    over = sheets.overlay(image, mask)
+    assert over.shape == image.shape and over.dtype == np.uint8
+    assert [tuple(p) for p in over[0]] == [
+        sheets.SEEN[k] for k in (sheets.TP, sheets.FN, sheets.FP)
+    ]
+    assert len({tuple(p) for p in over[1]}) == 1 and 0 < over[1].max() < 128
+    assert (over[1] == over[1, :, :1]).all()  # gray
+
+
+def test_a_band_holds_nine_in_ten_of_the_test_images(campaign):
+    run = campaign[1][0]
+    hists = read.test_histograms(run)
+    assert hists.shape == (len(TESTS), 2, metrics.LEVELS)
+    for curve, swept in (("roc", metrics.roc_curve), ("pr", metrics.pr_curve)):
+        low, high = curves.bands(run)[curve]
+        lines = [np.interp(curves.AT[curve], *swept(h)) for h in hists]
+        k = 60
+        at = sorted(line[k] for line in lines)
+        # four images: a twentieth of the way is 0.15 of a step in from either end
+        assert low[k] == pytest.approx(at[0] + 0.15 * (at[1] - at[0]))
+        assert high[k] == pytest.approx(at[3] - 0.15 * (at[3] - at[2]))
+        assert (low <= high).all() and (low < high).any()
+
+
+def test_one_image_has_no_band_and_lost_histograms_are_named(campaign):
+    run = campaign[1][0]
+    path = paths.scores(run["run"]) / "histograms.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["splits"] = np.array(["train"] * (len(SPLITS) - 1) + ["test"])
+    np.savez_compressed(path, **arrays)
+    assert curves.bands(run) == {"roc": None, "pr": None}
+    path.unlink()
+    with pytest.raises(UserError, match="histograms.npz is missing: score small-smoke/net-a/s0"):
+        curves.bands(run)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 22])
+def test_more_than_three_experiments_get_a_panel_each(n):
+    names = [f"net-with-a-rather-long-name-{i}" for i in range(n)]
+    runs = [{"experiment": e, "dataset": "drive", "seed": 0} for e in names]
+    lines = pd.DataFrame([r for k, e in enumerate(names) for r in _lines(e, 0, k % 5)])
+    scores = pd.DataFrame(
+        {"experiment": e, "seed": "0", "protocol": "common", "metric": m, "value": v}
+        for e in names
+        for m, v in TYPICAL.items()
+    )
+    x = np.linspace(0.1, 0.9, 201)
+    known = {e: {"roc": np.stack([x, x + 0.1]), "pr": None} for e in names}
+    figure = curves.draw("roc", lines, scores, runs, known)
+    assert len(figure.axes) == 2 + (n if n > 3 else 0)
+    filled = [len(ax.collections) for ax in figure.axes]
+    assert filled == [n, n] if n <= 3 else filled == [0, 0] + [1] * n
+    assert not any(ax.collections for ax in curves.draw("pr", lines, scores, runs, known).axes)
+
+
+def test_the_front_is_what_nothing_cheaper_beats():
+    cost, f1 = [1, 2, 2, 3, 4, 4], [0.7, 0.8, 0.6, 0.75, 0.9, 0.9]
+    assert tradeoffs.front(cost, f1).tolist() == [True, True, False, False, True, True]
+
+
+def test_costs_are_of_the_manifests_and_what_is_not_recorded_is_said(campaign):
+    name, runs = campaign
+    for i, run in enumerate(runs[:3]):
+        path = paths.run(run["run"]) / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["model"]["macs"] = 1_480_000_000
+        manifest["cost"]["image_seconds"] = [0.03, 0.05, None][i]
+        path.write_text(json.dumps(manifest))
+    found = tradeoffs.costs(runs, {r["run"]: read.manifest(r) for r in runs})
+    assert found.loc["net-a", ["total", "macs", "ms"]].tolist() == [39639, 1.48e9, 40]
+    assert found.loc["net-b", "macs"] == 1.48e9 and np.isnan(found.loc["net-b", "ms"])
+    manifests = {r["run"]: read.manifest(r) for r in runs}
+    figure = tradeoffs.pareto(read.table(name, "scores"), runs, manifests)
+    assert [len(ax.containers) for ax in figure.axes] == [2, 2, 1]  # one bar for each experiment
+    said = figures._of_pareto(runs, manifests)
+    assert said.endswith("Not recorded, milliseconds for one image: net-b.")
+    assert "measured on cpu two cores." in said
+
+
+def test_labels_of_points_in_one_place_keep_apart():
+    points = np.array([[0, 0], [1, 0], [0, 1], [80, 80], [0, 0]] + [[2, 2]] * 8, float)
+    places = points + np.array(tradeoffs._clear(points))
+    apart = np.linalg.norm(places[:, None] - places, axis=-1) + 99 * np.eye(len(places))
+    assert apart.min() > 7
+    assert np.linalg.norm(places[3] - points[3]) < 12  # a lone point's stands beside it
+
+
+def test_sensitivity_is_the_difference_to_the_common_protocol(campaign):
+    name, _ = campaign
+    moved = tradeoffs.moved(read.table(name, "sensitivity"))
+    at = moved.set_index(["experiment", "metric", "region", "space", "pooling", "threshold"]).value
+    assert len(at) == 2 * len(TYPICAL) * 16
+    for e in ("net-a", "net-b"):
+        assert at[e, "acc", "fov", "native", "pixels", "train"] == 0
+        assert at[e, "acc", "frame", "native", "pixels", "train"] == pytest.approx(0.014)
+        assert at[e, "se", "fov", "network", "pixels", "0.5"] == pytest.approx(0.051)
+    assert tradeoffs.extents(moved, "acc").tolist() == pytest.approx([0.016, 0.016])
+    assert tradeoffs.extents(moved, "f1").tolist() == pytest.approx([0.002, 0.002])
+    said = figures._of_sensitivity(moved)
+    assert "Sp 0.0120 (at most 0.0120), Acc 0.0160 (at most 0.0160)" in said
+
+
+def test_paper_figures_have_the_papers_columns_and_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("rga-drive", "rsan-drive", "rsan-drive-backbone", "mininet-chase", "bcdu-drive")
+    campaign, runs = fake_campaign(names, dataset="drive")
+    pages = {}
+    monkeypatch.setattr(papers, "sheet", lambda titles, rows, path, legend: pages.update(
+        {path.name: (titles, rows, legend)}))  # fmt: skip
+    said = papers.draw_pictures(runs, tmp_path)
+    assert set(said) == set(pages) == {f"paper_{n}.png" for n in ("rga_2", "rsan_5", "bcdu_1",
+                                                                 "mininet_2")}  # fmt: skip
+    titles, rows, legend = pages["paper_rga_2.png"]
+    assert titles == ("image", "ground truth", "prediction", "analytic mask") and legend
+    assert [row[0] for row in rows] == ["drive: 01_test", "drive: 02_test", "drive: 03_test"]
+    image, truth, mask, errors = rows[0][1]
+    assert image.shape == (H, W, 3) and truth.dtype == mask.dtype == bool
+    assert (errors == sheets.analytic_mask(mask, truth, np.ones((H, W), bool))).all()
+    titles, rows, legend = pages["paper_rsan_5.png"]
+    assert titles == ("image", "Backbone", "RSAN", "ground truth") and not legend
+    assert rows[0][1][1].dtype == np.uint16
+    assert (
+        "not run in this campaign: rsan-drive-dropblock, rsan-chase-b" in said["paper_rsan_5.png"]
+    )
+    assert "Images of drive take the place of chase_db1." in said["paper_mininet_2.png"]
+    assert "budget smoke: no reproduction" in said["paper_bcdu_1.png"]
+    assert "Left out" not in said["paper_rga_2.png"]
+    assert "exceeds 0.3, as" in said["paper_rga_2.png"]
+
+
+def test_hybridnetsegs_figure_is_turned_and_a_missing_cell_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ("hybridnetseg-drive", "rsan-chase-dropblock", "rsan-drive")
+    _, runs = fake_campaign(names, dataset="drive")
+    pages = {}
+    monkeypatch.setattr(papers, "sheet", lambda titles, rows, path, legend: pages.update(
+        {path.name: (titles, rows)}))  # fmt: skip
+    papers.draw_pictures(runs, tmp_path)
+    titles, rows = pages["paper_hybridnetseg_3.png"]
+    assert titles == ("drive: 01_test",)
+    assert [row[0] for row in rows] == ["RGB", "ground truth", "probability map"]
+    titles, rows = pages["paper_rsan_5.png"]
+    assert titles == ("image", "Backbone+DropBlock", "RSAN", "ground truth")
+    absent = [[isinstance(c, str) for c in cells] for _, cells in rows]
+    assert absent == [[False, True, False, False], [False, False, True, False]]
+    sheets.sheet(titles, rows, tmp_path / "page.png")
+    page = cv2.imread(str(tmp_path / "page.png"))
+    assert (page == 255).all(axis=-1).mean() > 0.2  # the two cells are paper, with a word on it
+
+
+def test_the_convlstm_papers_curves_are_drawn_under_its_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    campaign, runs = fake_campaign(("bcdu-drive",))
+    found = papers.draw_curves(read.table(campaign, "curves"), read.table(campaign, "scores"), runs)
+    assert papers.draw_curves(None, None, [{"experiment": "rga-drive"}]) == {}
+    for number, words in ((2, "precision-recall curve"), (3, "ROC curve")):
+        figure, text = found[f"paper_bcdu_{number}"]
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 60]
+        assert len(lines) == 2  # of its own protocol: as many in the table are of the common one
+        assert f"figure {number}, re-made: {words} under the paper's protocol (frame-net" in text
+        assert "a line for each of 2 seeds" in text and "Images of sample take" in text
+
+
 def test_without_a_second_observer_there_is_no_diamond(campaign):
     name, runs = campaign
-    path = paths.reports(name) / "scores.csv"
-    figures.build(name, runs)
-    with_it = (path.parent / "figures/roc.svg").read_text()
-    scores = pd.read_csv(path, dtype={"seed": str})
-    scores[scores.seed != "observer2"].to_csv(path, index=False)
-    figures.build(name, runs)
-    without = (path.parent / "figures/roc.svg").read_text()
-    assert "<!-- second observer -->" in with_it and "<!-- second observer -->" not in without
+    lines, scores = read.table(name, "curves"), read.table(name, "scores")
+    known = {e: {"roc": None} for e in read.experiments(runs)}
+
+    def legend(scores):
+        figure = curves.draw("roc", lines, scores, runs, known)
+        return [text.get_text() for text in figure.legends[0].get_texts()]
+
+    areas = ["net-a: AUC 0.9680 ± 0.0028", "net-b: AUC 0.9600 ± 0.0028"]
+    assert legend(scores) == [*areas, "second observer"]
+    assert legend(scores[scores.seed != "observer2"]) == areas
 
 
 def test_what_is_missing_is_said_in_a_sentence(campaign):

@@ -1,0 +1,60 @@
+"""What all figures read of a campaign: its tables, its experiments in order, the run shown."""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from resegment import files, paths
+from resegment.errors import UserError
+from resegment.protocols import Protocol, select
+
+
+def table(campaign: str, name: str) -> pd.DataFrame:
+    """Read reports/<campaign>/<name>.csv. Seeds and printed numbers are text."""
+    path = paths.reports(campaign) / f"{name}.csv"
+    if not path.exists():
+        raise UserError(f"{path} is not here: run `snakemake` or `dvc repro` to make it")
+    return pd.read_csv(path, dtype={"seed": str, "published": str})
+
+
+def experiments(runs: list[dict]) -> list[str]:
+    """The experiments in the order of the runs, each once."""
+    return list(dict.fromkeys(r["experiment"] for r in runs))
+
+
+def by_dataset(runs: list[dict]) -> dict[str, list[str]]:
+    """{dataset: its experiments}, both in the order of the runs."""
+    return {
+        d: experiments([r for r in runs if r["dataset"] == d])
+        for d in dict.fromkeys(r["dataset"] for r in runs)
+    }
+
+
+def shown(runs: list[dict], experiment: str) -> dict:
+    """The run whose images are shown: seed 0, or the lowest there is."""
+    return min((r for r in runs if r["experiment"] == experiment), key=lambda r: r["seed"])
+
+
+def manifest(run: dict) -> dict:
+    """What is recorded of a training: its network, what it cost, on which device."""
+    path = paths.run(run["run"]) / "manifest.json"
+    if not path.exists():
+        raise UserError(f"{path} is not here: run `snakemake` or `dvc repro` to train the run")
+    return files.read_json(path)
+
+
+def test_histograms(run: dict) -> np.ndarray:
+    """The common protocol's histograms of every test image of a run, (image, 2, 65536)."""
+    folder = paths.scores(run["run"])
+    path = folder / "histograms.npz"
+    if not path.exists():
+        raise UserError(f"{path} is missing: score {run['run']} again")
+    common = Protocol(**files.read_json(folder / "manifest.json")["protocols"]["common"])
+    with np.load(path) as stored:
+        return select(stored["counts"], common, list(stored["spaces"]))[stored["splits"] == "test"]
+
+
+def look(i: int) -> dict:
+    """Colour and dash of the i-th experiment: 8 colours, then the same with another dash."""
+    colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    return {"color": colours[i % 8], "ls": ("-", "--", ":", "-.")[i // 8 % 4]}
