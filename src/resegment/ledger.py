@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from resegment import audit, claims, files, metrics, paths, protocols, published, stats, verdicts
+from resegment import claims, files, metrics, paths, protocols, published, stats, verdicts
 from resegment.errors import UserError
 from resegment.metrics import METRICS, STRUCTURE
 
@@ -59,8 +59,7 @@ def build(campaign: str, runs: list[dict]) -> None:
     for run in runs:
         experiments.setdefault(run["experiment"], []).append(run)
     measured = {run["run"]: _measured(run) for run in runs}
-    judged = audit.table()
-    wrong = audit.contradictions(judged)
+    wrong = published.contradictions()
     groups = experiments.values()
     tables = {
         "scores": (SCORES, [r for group in groups for r in _scores(group, measured)]),
@@ -69,7 +68,6 @@ def build(campaign: str, runs: list[dict]) -> None:
         "comparisons": _named(COMPARISONS, _comparisons(list(groups))),
         "sensitivity": _named(SENSITIVITY, [r for run in runs for r in _sensitivity(run)]),
         "calibration": _named(CALIBRATION, [r for run in runs for r in _calibration(run)]),
-        "audit": _named(audit.HEADER, judged),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
         "history": _history(runs),
         "cross": (CROSS, [r for run in runs for d in run["cross"] for r in _cross(run, d)]),

@@ -23,7 +23,6 @@ rule ledger:
         "reports/{campaign}/comparisons.csv",
         "reports/{campaign}/sensitivity.csv",
         "reports/{campaign}/calibration.csv",
-        "reports/{campaign}/audit.csv",
         "reports/{campaign}/curves.csv",
         "reports/{campaign}/history.csv",
         "reports/{campaign}/cross.csv",

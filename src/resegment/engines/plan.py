@@ -163,9 +163,9 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
     return out
 
 
-TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "calibration", "audit",
+TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "calibration",
           "curves", "history", "cross")  # fmt: skip
-PUBLISHED = ("cells", "tables", "testsets", "claims", "deviations")
+PUBLISHED = ("cells", "tables", "contradictions", "claims", "deviations")
 TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
 
 
