@@ -427,7 +427,7 @@ def test_labels_of_points_in_one_place_keep_apart():
     places = points + np.array(tradeoffs._clear(points))
     apart = np.linalg.norm(places[:, None] - places, axis=-1) + 99 * np.eye(len(places))
     assert apart.min() > 7
-    assert np.linalg.norm(places[3] - points[3]) < 12  # a lone point's stands beside it
+    assert np.linalg.norm(places[3] - points[3]) < 13  # a lone point's stands beside it
 
 
 def test_sensitivity_is_the_difference_to_the_common_protocol(campaign):

@@ -200,7 +200,7 @@ def reliability(table: pd.DataFrame, names: list[str]) -> Figure:
     seed; a marker is as large as its bin has pixels (area by the logarithm)."""
     across = min(ACROSS, len(names))
     down = -(-len(names) // across)
-    figure = Figure(figsize=(2.15 * across + 0.6, 2.25 * down + 0.4), layout="constrained")
+    figure = Figure(figsize=(max(2.15 * across + 0.6, 4), 2.25 * down + 0.4), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat
     for i, (name, ax) in enumerate(zip(names, panels, strict=False)):
         ax.plot([0, 1], [0, 1], color="#999999", lw=0.8, ls=":")

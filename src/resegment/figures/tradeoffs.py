@@ -102,17 +102,17 @@ def _panel(
         ends = [[max(0, y[name] - rows.ci_low[name])], [max(0, rows.ci_high[name] - y[name])]]
         ring = {"mec": "black", "mew": 1.1} if on_front else {"mec": "white", "mew": 0.5}
         ax.errorbar(x[name], y[name], yerr=ends, fmt="o", ms=6 if on_front else 5,
-                    color=colours[name], elinewidth=0.8, **ring)  # fmt: skip
-    wide = x.max() / x.min() > 300
-    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+                    color=colours[name], ecolor=colours[name], elinewidth=0.8, **ring)  # fmt: skip
+    ratio = x.max() / x.min()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1,) if ratio > 300 else (1, 2, 5)))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.xaxis.set_minor_locator(NullLocator())
-    reach = max(x.max() / x.min(), 4) ** 0.16
+    reach = max(ratio**0.13, (6 / ratio) ** 0.5)  # a panel spans at least a factor of six
     ax.set_xlim(x.min() / reach, x.max() * reach)
     at = np.column_stack([np.log10(x), y])
     spans = np.array([np.ptp(np.log10(ax.get_xlim())), np.ptp(ax.get_ylim())])
-    for name, shift in zip(rows.index, _clear(at / spans * (WIDE * 60, tall * 56)), strict=True):
-        far = np.hypot(*shift) > 12
+    for name, shift in zip(rows.index, _clear(at / spans * (WIDE * 68, tall * 64)), strict=True):
+        far = np.hypot(*shift) > 13
         ax.annotate(str(names.index(name) + 1), (x[name], y[name]), shift, size=7.5,
                     textcoords="offset points", ha="center", va="center", zorder=6,
                     arrowprops={"arrowstyle": "-", "lw": 0.6, "color": "#555555",
@@ -126,10 +126,10 @@ def _clear(points: np.ndarray) -> list[np.ndarray]:
     for p in points:
         rings = [
             p + r * np.array([np.cos(a), np.sin(a)])
-            for r in (9, 16, 24, 33, 43, 54)
+            for r in (12, 18, 25, 33, 43, 54)
             for a in np.arange(12) * np.pi / 6
         ]
-        gaps = [min(np.hypot(*((q - t) / (1, 0.9))) for t in taken) for q in rings]
+        gaps = [min(np.hypot(*((q - t) / (1.3, 0.9))) for t in taken) for q in rings]
         free = [q for q, gap in zip(rings, gaps, strict=True) if gap > 8.5]
         best = free[0] if free else rings[int(np.argmax(gaps))]
         taken.append(best)
