@@ -85,3 +85,24 @@ def test_stages_that_used_another_content_are_named(lock):
     stages = upstream.behind("reports/a-smoke/scores.csv", lock)
     (line,) = upstream.verify(stages, upstream.read("params.yaml"))
     assert line.startswith(f"{RUN}/weights.safetensors: predict used another content than train")
+
+
+def test_a_line_of_a_table_and_a_cell_that_was_altered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scores = tmp_path / RUN / "scores"
+    scores.mkdir(parents=True)
+    (scores / "metrics.json").write_text('{"common": {"f1": 0.81234567}}')
+    head = "seed,protocol,metric,value,run"
+    (tmp_path / "scores.csv").write_text(f"{head}\n0,common,f1,0.812346,a-smoke/x/s0\n")
+    row = upstream.line("scores.csv:2")
+    assert row["run"] == "a-smoke/x/s0"
+    assert upstream.disagreement("reports/a/scores.csv:2", row) == []
+    (said,) = upstream.disagreement("reports/a/scores.csv:2", row | {"value": "0.9"})
+    assert said.startswith("reports/a/scores.csv:2: value is 0.9, ") and "0.812346" in said
+    with pytest.raises(UserError, match="no line 3: it has lines 2 to 2"):
+        upstream.line("scores.csv:3")
+
+
+def test_a_number_that_yaml_reads_as_text_is_no_difference():
+    assert upstream.differences("eps", "1e-08", 1e-8) == []
+    assert upstream.differences("eps", "1e-08", 1e-7) and upstream.differences("eps", "adam", 1.0)

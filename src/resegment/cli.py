@@ -259,14 +259,19 @@ def trace(
     if at and (metric or verify):
         raise UserError("--at shows the stages of a file: give neither a metric nor --verify")
     if not metric or verify:
-        path = target if not metric else f"{paths.scores(target)}"
+        table, _, number = target.rpartition(":")
+        row = upstream.line(target, at or None) if table and number.isdigit() else {}
+        path = f"{paths.scores(target)}" if metric else table if row else target
         stages = upstream.behind(path, upstream.read("dvc.lock", at or None)["stages"])
         wrong = upstream.verify(stages, upstream.read(str(paths.PARAMS))) if verify else []
+        if verify and row:
+            wrong += upstream.disagreement(target, row)
         if as_json:
-            typer.echo(json.dumps({"stages": stages, "altered": wrong}, indent=1))
+            typer.echo(json.dumps({"line": row, "stages": stages, "altered": wrong}, indent=1))
         else:
             said = wrong or (["all that is here is what was recorded"] if verify else [])
-            typer.echo("\n".join([path, upstream.described(stages), *said]))
+            columns = [f"  {k:14} {v}" for k, v in row.items()]
+            typer.echo("\n".join([target, *columns, upstream.described(stages), *said]))
         if wrong:
             raise typer.Exit(1)
         return

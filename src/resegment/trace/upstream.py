@@ -1,5 +1,6 @@
 """The stages behind a file, as dvc.lock has them, and whether what is on disk is what they made."""
 
+import csv
 import difflib
 import subprocess
 from pathlib import Path
@@ -13,17 +14,22 @@ from resegment.files import md5, read_json, sha256
 from resegment.trace import Loader, folder_md5
 
 
-def read(name: str, at: str | None = None) -> dict:
-    """A YAML file of the checkout, or as it stood in the commit `at`: plain, not validated."""
+def shown(name: str, at: str | None = None) -> str:
+    """The text of a file of the checkout, or as it stood in the commit `at`."""
     if at is None:
         try:
-            return yaml.load(Path(name).read_text(), Loader)
+            return Path(name).read_text()
         except FileNotFoundError:
-            raise UserError(f"{name} is missing: run `snakemake` or `dvc repro` first") from None
-    shown = subprocess.run(["git", "show", f"{at}:{name}"], capture_output=True, text=True)
-    if shown.returncode:
-        raise UserError(f"git has no {name} in {at}: {shown.stderr.strip()}")
-    return yaml.load(shown.stdout, Loader)
+            raise UserError(f"{name} is not here: name a file of this checkout") from None
+    found = subprocess.run(["git", "show", f"{at}:{name}"], capture_output=True, text=True)
+    if found.returncode:
+        raise UserError(f"git has no {name} in {at}: {' '.join(found.stderr.split())}")
+    return found.stdout
+
+
+def read(name: str, at: str | None = None) -> dict:
+    """A YAML file, now or at a commit: plain, not validated, as its shape may have been another."""
+    return yaml.load(shown(name, at), Loader)
 
 
 def behind(path: str, lock: dict) -> dict[str, dict]:
@@ -112,7 +118,16 @@ def differences(key: str, recorded, now) -> list[str]:
     if isinstance(recorded, dict) and isinstance(now, dict):
         return [line for k in sorted(recorded | now)
                 for line in differences(f"{key}.{k}", recorded.get(k), now.get(k))]  # fmt: skip
-    return [] if recorded == now else [f"{key}: dvc.lock has {recorded}, now it is {now}"]
+    same = recorded == now or (isinstance(now, float) and _float(recorded) == now)
+    return [] if same else [f"{key}: dvc.lock has {recorded}, now it is {now}"]
+
+
+def _float(value) -> float | None:
+    """DVC writes 1e-08, which YAML 1.1 reads as text: the number is meant."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def described(stages: dict[str, dict]) -> str:
@@ -122,3 +137,32 @@ def described(stages: dict[str, dict]) -> str:
         lines += [f"  {name}    {stage['cmd']}"]
         lines += [f"    {o['md5']:36} {o['path']}" for o in stage.get("outs", [])]
     return "\n".join(lines)
+
+
+def line(target: str, at: str | None = None) -> dict[str, str]:
+    """A line of a committed table as {column: text}; `target` is "FILE.csv:12", the header line 1.
+
+    Raises UserError where there is no such file or line.
+    """
+    path, _, number = target.rpartition(":")
+    text = shown(path, at)
+    rows = text.splitlines()
+    if not 2 <= int(number) <= len(rows):
+        raise UserError(f"{path} has no line {number}: it has lines 2 to {len(rows)}")
+    return next(csv.DictReader([rows[0], rows[int(number) - 1]]))
+
+
+def disagreement(target: str, row: dict[str, str]) -> list[str]:
+    """Whether the `value` of a line of scores.csv is that of its run's metrics.json, if it is here.
+
+    Other tables give no line: their MD5 alone is judged, by `verify`.
+    """
+    file = paths.scores(row.get("run", "")) / "metrics.json"
+    if not target.rpartition(":")[0].endswith("/scores.csv") or not file.is_file():
+        return []
+    known = read_json(file)
+    known = known["observer2"] if row["seed"] == "observer2" else known
+    found = known[row["protocol"]][row["metric"]]
+    want = "" if found is None else f"{round(found, 6) + 0.0:.6f}"
+    return [] if row["value"] == want else [
+        f"{target}: value is {row['value']}, {file} has {want}"]  # fmt: skip
