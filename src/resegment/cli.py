@@ -236,17 +236,45 @@ def report(campaign: Campaign):
 
 @app.command()
 def trace(
-    target: Annotated[str, typer.Argument(help="a run, or a published row such as rga-3-11")],
-    metric: Annotated[str, typer.Argument(help="se sp acc precision f1 iou mcc auc ap")],
+    target: Annotated[
+        str, typer.Argument(help="a run, a published row such as rga-3-11, or a file a stage makes")
+    ],
+    metric: Annotated[
+        str, typer.Argument(help="of a run or a row: se sp acc precision f1 iou mcc auc ap")
+    ] = "",
     protocol: Annotated[
         str, typer.Option(help="a protocol of params.yaml; default: common, or the row's own")
     ] = "",
+    at: Annotated[str, typer.Option(help="a commit: a file's stages as they were then")] = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="hash all that is behind it again; exit 1 if altered")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ):
-    """Say everything behind a number: parameters, data, code, weights, and whether all agree."""
+    """Say everything behind a number or a file, and whether all agree."""
     from resegment import published
     from resegment import trace as tracing
+    from resegment.trace import upstream
 
+    if at and (metric or verify):
+        raise UserError("--at shows the stages of a file: give neither a metric nor --verify")
+    if not metric or verify:
+        table, _, number = target.rpartition(":")
+        row = upstream.line(target, at or None) if table and number.isdigit() else {}
+        path = f"{paths.scores(target)}" if metric else table if row else target
+        stages = upstream.behind(path, upstream.read("dvc.lock", at or None)["stages"])
+        wrong = upstream.verify(stages, upstream.read(str(paths.PARAMS))) if verify else []
+        if verify and row:
+            wrong += upstream.disagreement(target, row)
+        if as_json:
+            typer.echo(json.dumps({"line": row, "stages": stages, "altered": wrong}, indent=1))
+        else:
+            said = wrong or (["all that is here is what was recorded"] if verify else [])
+            columns = [f"  {k:14} {v}" for k, v in row.items()]
+            typer.echo("\n".join([target, *columns, upstream.described(stages), *said]))
+        if wrong:
+            raise typer.Exit(1)
+        return
     params = config.load()
     if "/" in target:
         runs = [config.find(params, target)]

@@ -130,15 +130,10 @@ def _definition(protocol: str) -> dict:
 
 
 def _params_agree(recorded: dict) -> bool:
+    from resegment.trace.upstream import at_key, differences  # which imports from here
+
     tree = yaml.load(paths.PARAMS.read_text(), Loader)
-
-    def now(key: str):
-        value = tree
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
-
-    return all(now(key) == value for key, value in recorded.items())
+    return not any(differences(k, v, at_key(tree, k)) for k, v in recorded.items())
 
 
 def _on_disk(path: Path) -> str | None:

@@ -1,0 +1,168 @@
+"""The stages behind a file, as dvc.lock has them, and whether what is on disk is what they made."""
+
+import csv
+import difflib
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from resegment import paths
+from resegment.datasets import sums
+from resegment.errors import UserError
+from resegment.files import md5, read_json, sha256
+from resegment.trace import Loader, folder_md5
+
+
+def shown(name: str, at: str | None = None) -> str:
+    """The text of a file of the checkout, or as it stood in the commit `at`."""
+    if at is None:
+        try:
+            return Path(name).read_text()
+        except FileNotFoundError:
+            raise UserError(f"{name} is not here: name a file of this checkout") from None
+    found = subprocess.run(["git", "show", f"{at}:{name}"], capture_output=True, text=True)
+    if found.returncode:
+        raise UserError(f"git has no {name} in {at}: {' '.join(found.stderr.split())}")
+    return found.stdout
+
+
+def read(name: str, at: str | None = None) -> dict:
+    """A YAML file, now or at a commit: plain, not validated, as its shape may have been another."""
+    return yaml.load(shown(name, at), Loader)
+
+
+def behind(path: str, lock: dict) -> dict[str, dict]:
+    """{stage: its entry in `lock`} of everything that led to a file or folder, makers first.
+
+    Raises UserError, with near matches, where no stage makes `path`.
+    """
+    path = path.rstrip("/")
+    made = {o["path"]: name for name, s in lock.items() for o in s.get("outs", [])}
+
+    def makers(wanted: str) -> list[str]:
+        return [name for out, name in made.items()
+                if out == wanted or wanted.startswith(f"{out}/") or out.startswith(f"{wanted}/")
+                ]  # fmt: skip
+
+    out: dict[str, dict] = {}
+
+    def add(name: str) -> None:
+        if name not in out:
+            for dep in lock[name].get("deps", []):
+                for maker in makers(dep["path"]):
+                    add(maker)
+            out[name] = lock[name]
+
+    for name in makers(path):
+        add(name)
+    if not out:
+        near = difflib.get_close_matches(path, made, 3, 0.4)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise UserError(f"dvc.lock has no stage that makes {path}{hint}")
+    return out
+
+
+def verify(stages: dict[str, dict], values: dict) -> list[str]:
+    """One line for each thing on disk that is not what `stages` recorded.
+
+    values: params.yaml as a tree. Files that are not here are not judged.
+    """
+    wrong: dict[str, None] = {}
+    recorded: dict[str, tuple[str, str]] = {}
+    for name, stage in stages.items():
+        for side in ("outs", "deps"):
+            for entry in stage.get(side, []):
+                path, digest = entry["path"], entry["md5"]
+                first = recorded.setdefault(path, (digest, name))
+                if first[0] != digest:
+                    wrong[f"{path}: {name} used another content than {first[1]} recorded"] = None
+        for key, value in stage.get("params", {}).get(str(paths.PARAMS), {}).items():
+            for line in differences(key, value, at_key(values, key)):
+                wrong[f"{paths.PARAMS}: {line}"] = None
+    for path, (digest, _) in recorded.items():
+        wrong |= dict.fromkeys(altered(Path(path), digest))
+        if Path(path).parent == paths.REGISTRY:
+            folder = paths.raw(Path(path).stem)
+            for name, known in sums.read(Path(path)).expected.items():
+                if (folder / name).is_file() and sha256(folder / name) != known:
+                    wrong[f"{folder / name}: has not the sha256 that {path} names"] = None
+    return list(wrong)
+
+
+def altered(path: Path, digest: str) -> list[str]:
+    """Lines that name what in a file or folder differs from its MD5 in dvc.lock."""
+    if not path.exists() or (folder_md5(path) if path.is_dir() else md5(path)) == digest:
+        return []
+    if path.is_dir() and (path / "manifest.json").is_file():
+        known = read_json(path / "manifest.json")["files"]
+        here = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+        lines = [f"{path / n}: is missing" for n in sorted(set(known) - here)]
+        lines += [f"{path / n}: is not in the folder's manifest"
+                  for n in sorted(here - set(known) - {"manifest.json"})]  # fmt: skip
+        lines += [f"{path / n}: is not the file that the folder's manifest names"
+                  for n in sorted(here & set(known)) if md5(path / n) != known[n]]  # fmt: skip
+        if lines:
+            return lines
+    return [f"{path}: is not the content that dvc.lock records"]
+
+
+def at_key(tree: dict, key: str):
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def differences(key: str, recorded, now) -> list[str]:
+    """`key.sub: recorded ..., now ...` for every leaf that differs."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        return [line for k in sorted(recorded | now)
+                for line in differences(f"{key}.{k}", recorded.get(k), now.get(k))]  # fmt: skip
+    same = recorded == now or (isinstance(now, float) and _float(recorded) == now)
+    return [] if same else [f"{key}: dvc.lock has {recorded}, now it is {now}"]
+
+
+def _float(value) -> float | None:
+    """DVC writes 1e-08, which YAML 1.1 reads as text: the number is meant."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def described(stages: dict[str, dict]) -> str:
+    """One line a stage: its name, what it made and the MD5."""
+    lines = []
+    for name, stage in stages.items():
+        lines += [f"  {name}    {stage['cmd']}"]
+        lines += [f"    {o['md5']:36} {o['path']}" for o in stage.get("outs", [])]
+    return "\n".join(lines)
+
+
+def line(target: str, at: str | None = None) -> dict[str, str]:
+    """A line of a committed table as {column: text}; `target` is "FILE.csv:12", the header line 1.
+
+    Raises UserError where there is no such file or line.
+    """
+    path, _, number = target.rpartition(":")
+    text = shown(path, at)
+    rows = text.splitlines()
+    if not 2 <= int(number) <= len(rows):
+        raise UserError(f"{path} has no line {number}: it has lines 2 to {len(rows)}")
+    return next(csv.DictReader([rows[0], rows[int(number) - 1]]))
+
+
+def disagreement(target: str, row: dict[str, str]) -> list[str]:
+    """Whether the `value` of a line of scores.csv is that of its run's metrics.json, if it is here.
+
+    Other tables give no line: their MD5 alone is judged, by `verify`.
+    """
+    file = paths.scores(row.get("run", "")) / "metrics.json"
+    if not target.rpartition(":")[0].endswith("/scores.csv") or not file.is_file():
+        return []
+    known = read_json(file)
+    known = known["observer2"] if row["seed"] == "observer2" else known
+    found = known[row["protocol"]][row["metric"]]
+    want = "" if found is None else f"{round(found, 6) + 0.0:.6f}"
+    return [] if row["value"] == want else [
+        f"{target}: value is {row['value']}, {file} has {want}"]  # fmt: skip
