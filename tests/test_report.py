@@ -69,7 +69,7 @@ def evidence(campaign, runs):
         for m in ("f1", "acc")
     ]
     row = {"row": "rga-4-08", "paper": "rga", "table": 4, "method": "RGA", "dataset": "chase_db1"}
-    row |= {"role": "own", "verdict": "impossible", "protocol": "", "prevalence": 0.053}
+    row |= {"role": "ablation", "verdict": "impossible", "protocol": "", "prevalence": 0.053}
     row |= {"cells": "se sp", "sentence": "prevalence .053 & .126", "referee": ""}
     tables = {"claims": said, "comparisons": [pair], "sensitivity": moved, "audit": [row]}
     for name, rows in tables.items():
@@ -291,4 +291,4 @@ def test_protocols_pairs_and_audit_are_tables(full):
     _, page, _, _ = full
     assert "1 of 1 pairs differ at the 5 % level" in page.text
     assert "net-a drive 0.8010 0.8000–0.8150" in page.text  # fov, native, pixels, train; all
-    assert "rga-4-08 RGA chase_db1 own ✗ impossible" in page.text
+    assert "rga-4-08 RGA chase_db1 ablation ✗ impossible" in page.text

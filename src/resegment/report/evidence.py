@@ -6,9 +6,9 @@ from resegment import paths
 
 CLAIMS = ("supported", "not supported", "undecided", "not run")
 MOVED = ("f1", "se", "sp", "acc", "auc")  # what the table of protocols shows
+OWN = ("proposed", "ablation", "baseline_retrained")  # measured by the authors themselves
 PROTOCOL = ["region", "space", "pooling", "threshold"]
 COMMON = ("fov", "native", "pixels", "train")
-TRAINING = ("epochs", "batch_size", "samples_per_epoch", "precision")
 
 
 def records(table: pd.DataFrame) -> list[dict]:
@@ -65,7 +65,7 @@ def papers(
     parts = []
     for paper in dict.fromkeys(e["paper"] for e in found if e["paper"]):
         mine = [c for c in said if c["paper"] == paper]
-        own = [r for r in audit if r["paper"] == paper and r["role"] == "own"]
+        own = [r for r in audit if r["paper"] == paper and r["role"] in OWN]
         parts.append({
             "paper": paper,
             "title": names.get(paper, paper),
