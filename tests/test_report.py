@@ -1,6 +1,7 @@
 """The page a person reads: self-contained, every link resolves, everything escaped."""
 
 import base64
+import itertools
 import json
 from html.parser import HTMLParser
 
@@ -44,8 +45,42 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
+def evidence(campaign, runs):
+    """The tables that the stage `ledger` writes beside the scores."""
+    a, b = runs[0]["experiment"], runs[-1]["experiment"]
+    dataset, folder = runs[0]["dataset"], paths.reports(campaign)
+    claim = {"paper": "rga", "statement": "Attention <b>helps</b>.", "dataset": dataset}
+    claim |= {"metric": "f1", "protocol": "frame-network", "a": a, "b": b, "published": "0.01"}
+    claim |= {"effect": 0.0123, "low": 0.002, "high": 0.02, "p": 0.01, "p_holm": 0.02}
+    claim |= {"n_seeds": 2, "n_images": 4, "budget": runs[0]["budget"], "reason": "the interval"}
+    verdicts = ("supported", "not supported", "undecided", "not run")
+    said = [{"claim": f"rga-c{i}", **claim, "verdict": v} for i, v in enumerate(verdicts)]
+    pair = {"dataset": dataset, "metric": "f1", "a": a, "b": b, "difference": 0.004, "low": 0.001}
+    pair |= {"high": 0.007, "p": 0.01, "p_holm": 0.03, "n_images": 4, "n_seeds": 2}
+    kinds = itertools.product(
+        ("fov", "frame"), ("native", "network"), ("pixels", "images"), ("0.5", "train")
+    )
+    keys = ("region", "space", "pooling", "threshold")
+    moved = [
+        {"experiment": e, "dataset": dataset, "seed": 0, **dict(zip(keys, kind, strict=True))}
+        | {"metric": m, "value": 0.8 + 0.001 * i}
+        for i, kind in enumerate(kinds)
+        for e in dict.fromkeys(r["experiment"] for r in runs)
+        for m in ("f1", "acc")
+    ]
+    row = {"row": "rga-4-08", "paper": "rga", "table": 4, "method": "RGA", "dataset": "chase_db1"}
+    row |= {"role": "ablation", "verdict": "impossible", "protocol": "", "prevalence": 0.053}
+    row |= {"cells": "se sp", "sentence": "prevalence .053 & .126", "referee": ""}
+    tables = {"claims": said, "comparisons": [pair], "sensitivity": moved, "audit": [row]}
+    for name, rows in tables.items():
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+
+
 def made(**options):
     campaign, runs = fake_campaign(**options)
+    if options.get("published"):
+        runs = [{**run, "paper": "rga"} for run in runs]
+    evidence(campaign, runs)
     figures.build(campaign, runs)
     report.build(campaign, runs)
     html = (paths.reports(campaign) / "report.html").read_text(encoding="utf-8")
@@ -101,7 +136,7 @@ def test_a_reader_without_eyes_or_mouse_finds_everything(full):
 
 
 def test_the_pictures_inside_are_those_on_disk(full):
-    """Lossless: the page holds the very pixels of pictures/, the very bytes of figures/."""
+    """The page holds pictures/ at their own size, nearly unchanged, and the bytes of figures/."""
     _, page, campaign, _ = full
     folder = paths.reports(campaign)
     inside = [img["src"].split(",")[1] for img in page.all("img")]
@@ -114,7 +149,7 @@ def test_the_pictures_inside_are_those_on_disk(full):
     ]
     for path in folder.glob("pictures/*.png"):
         want = cv2.imread(str(path))
-        assert any(p.shape == want.shape and (p == want).all() for p in webp)
+        assert any(p.shape == want.shape and cv2.absdiff(p, want).mean() < 8 for p in webp)
 
 
 def test_scores_are_means_with_sd_and_interval_and_lead_to_their_runs(full):
@@ -214,6 +249,7 @@ def test_the_paper_budget_has_no_warning_and_one_seed_no_sd(tmp_path, monkeypatc
     path = paths.reports(campaign) / "scores.csv"
     scores = pd.read_csv(path, dtype={"seed": str})
     scores[scores.seed != "1"].to_csv(path, index=False)
+    evidence(campaign, runs)
     figures.build(campaign, runs[:1])
     report.build(campaign, runs[:1])
     page = Page((paths.reports(campaign) / "report.html").read_text())
@@ -236,3 +272,23 @@ def test_nasty_names_are_escaped(tmp_path, monkeypatch):
     report.build(campaign, runs)
     page = Page((paths.reports(campaign) / "report.html").read_text())
     assert not any("onerror" in attrs for _, attrs in page.tags)
+
+
+def test_a_paper_has_a_page_in_the_headings_of_the_challenge(full):
+    _, page, _, _ = full
+    for words in (
+        "Scope of reproducibility Attention <b>helps</b>.",
+        "Results that support the claims ✓ supported Attention <b>helps</b>. Measured: 0.0123",
+        "Results that do not support the claims ✗ not supported",
+        "Row rga-4-08 (chase_db1) contradicts itself: prevalence .053 & .126",
+        "Communication with authors There was none.",
+    ):
+        assert words in page.text
+    assert "paper-rga" in {attrs.get("id") for _, attrs in page.tags}
+
+
+def test_protocols_pairs_and_audit_are_tables(full):
+    _, page, _, _ = full
+    assert "1 of 1 pairs differ at the 5 % level" in page.text
+    assert "net-a drive 0.8010 0.8000–0.8150" in page.text  # fov, native, pixels, train; all
+    assert "rga-4-08 RGA chase_db1 ablation ✗ impossible" in page.text

@@ -18,8 +18,9 @@ import yaml
 
 from resegment import figures, files, native, paths
 from resegment.errors import UserError
+from resegment.report import evidence
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).parents[1] / "templates"
 METRICS = {
     "se": ("Se", "sensitivity, recall"),
     "sp": ("Sp", "specificity"),
@@ -38,6 +39,7 @@ PAPERS = {
     "hybridnetseg": "HybridNetSeg",
     "mininet": "Mini-Net",
 }
+QUALITY = 75  # of pictures inside the page, 1 to 100
 VERDICTS = ("reproduced", "not reproduced", "not comparable", "not run")
 
 
@@ -53,6 +55,9 @@ def build(campaign: str, runs: list[dict]) -> None:
     ledger = _ledger(figures.table(campaign, "ledger"), links, found)
     panels = [_panel(run, scores) for run in runs]
     costs = [_cost(e["name"], panels) for e in found]
+    claims = evidence.claims(figures.table(campaign, "claims"), found)
+    audit = evidence.records(figures.table(campaign, "audit"))
+    deviations = _deviations(ledger, runs)
     page = {
         "campaign": campaign,
         "budgets": sorted({run["budget"] for run in runs} - {"paper"}),
@@ -62,7 +67,14 @@ def build(campaign: str, runs: list[dict]) -> None:
         "best": max(found, key=lambda e: e["common"]["f1"]["order"]),
         "ledger": ledger,
         "tally": {v: sum(c["verdict"] == v for p in ledger for c in p["rows"]) for v in VERDICTS},
-        "deviations": _deviations(ledger, runs),
+        "deviations": deviations,
+        "claims": claims,
+        "claim_tally": {v: sum(c["verdict"] == v for c in claims) for v in evidence.CLAIMS},
+        "comparisons": evidence.comparisons(figures.table(campaign, "comparisons")),
+        "sensitivity": evidence.sensitivity(figures.table(campaign, "sensitivity"), found),
+        "moved": evidence.MOVED,
+        "audit": audit,
+        "parts": evidence.papers(PAPERS, found, claims, audit, deviations),
         "datasets": [_dataset(name, runs) for name in dict.fromkeys(r["dataset"] for r in runs)],
         "panels": panels,
         "costs": costs,
@@ -71,6 +83,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "seconds": sum(p["cost"].get("wall_seconds", 0) for p in panels),
         "images": _images(campaign, runs),
         "captions": figures.CAPTIONS,
+        "said": _said(campaign),
         "metrics": METRICS,
         "labels": {k: v[0] for k, v in METRICS.items()} | {"params_m": "parameters, M"},
         "papers": PAPERS,
@@ -313,14 +326,27 @@ def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
     return [(name, "–" if value is None else str(value))]
 
 
+def _said(campaign: str) -> dict:
+    """Captions by the name of a figure or picture, as the stage `figures` left them."""
+    path = paths.reports(campaign) / "figures/captions.json"
+    return files.read_json(path) if path.exists() else {}
+
+
 def _images(campaign: str, runs: list[dict]) -> dict:
-    """Data URIs by name. Pictures are re-coded without loss as WebP, half the size of PNG."""
+    """Data URIs by name. Pictures are re-coded as WebP of QUALITY at their own size: a tenth of the
+    PNG, which stays in pictures/."""
     folder = paths.reports(campaign)
     out = {}
-    for path in sorted((*folder.glob("figures/*.svg"), *folder.glob("pictures/*.png"))):
+    for path in sorted(
+        (
+            *folder.glob("figures/*.svg"),
+            *folder.glob("figures/*.png"),
+            *folder.glob("pictures/*.png"),
+        )
+    ):
         kind, data = "svg+xml", path.read_bytes()
         if path.suffix == ".png":
-            quality = (cv2.IMWRITE_WEBP_QUALITY, 101)  # above 100: lossless
+            quality = (cv2.IMWRITE_WEBP_QUALITY, QUALITY)
             kind, data = "webp", cv2.imencode(".webp", cv2.imread(str(path)), quality)[1].tobytes()
         name = path.relative_to(folder).as_posix()
         out[name] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,82 @@
+"""What a page says beyond the ledger: claims, paired tests, protocols, the audit, the papers."""
+
+import pandas as pd
+
+from resegment import paths
+
+CLAIMS = ("supported", "not supported", "undecided", "not run")
+MOVED = ("f1", "se", "sp", "acc", "auc")  # what the table of protocols shows
+OWN = ("proposed", "ablation", "baseline_retrained")  # measured by the authors themselves
+PROTOCOL = ["region", "space", "pooling", "threshold"]
+COMMON = ("fov", "native", "pixels", "train")
+
+
+def records(table: pd.DataFrame) -> list[dict]:
+    """Rows of a table, None where a cell is empty."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
+def claims(table: pd.DataFrame, found: list[dict]) -> list[dict]:
+    """Claims with the place of the runs of `a` on the page, None where it was not run."""
+    targets = {e["name"]: e["target"] for e in found}
+    return [{**row, "target": targets.get(row["a"])} for row in records(table)]
+
+
+def comparisons(table: pd.DataFrame) -> list[dict]:
+    """Paired tests by dataset, with how many pairs differ at the 5 % level after Holm."""
+    return [
+        {"dataset": name, "rows": records(rows), "differ": int((rows.p_holm < 0.05).sum())}
+        for name, rows in table.groupby("dataset", sort=False)
+    ]
+
+
+def sensitivity(table: pd.DataFrame, found: list[dict]) -> list[dict]:
+    """By experiment: every protocol with its scores (means over seeds), and for each metric the
+    common protocol's value, the lowest, the highest and the protocols that gave them."""
+    table = table.astype(dict.fromkeys(PROTOCOL, str))
+    means = table.groupby(["experiment", *PROTOCOL, "metric"]).value.mean()
+    parts = []
+    for e in found:
+        if e["name"] not in means.index.get_level_values(0):
+            continue
+        wide = means[e["name"]].unstack("metric").reindex(columns=MOVED)
+        spans = {}
+        for metric in MOVED:
+            values = wide[metric].dropna()
+            if len(values):
+                ends = {"low": values.idxmin(), "high": values.idxmax()}
+                spans[metric] = {
+                    "common": values.get(COMMON),
+                    "moved": values.max() - values.min(),
+                    **{end: (values[key], ", ".join(key)) for end, key in ends.items()},
+                }
+        rows = [(key, row.to_dict()) for key, row in wide.iterrows()]
+        parts.append({**e, "spans": spans, "protocols": rows})
+    return parts
+
+
+def papers(
+    names: dict, found: list[dict], said: list[dict], audit: list[dict], deviations: list[dict]
+) -> list[dict]:
+    """A page for every paper of the campaign: its claims by verdict, its experiments, the audit's
+    verdicts on its own rows, the places where it was silent, and what a person noted."""
+    path = paths.PUBLISHED / "notes.csv"
+    notes = records(pd.read_csv(path, dtype=str)) if path.exists() else []
+    parts = []
+    for paper in dict.fromkeys(e["paper"] for e in found if e["paper"]):
+        mine = [c for c in said if c["paper"] == paper]
+        own = [r for r in audit if r["paper"] == paper and r["role"] in OWN]
+        parts.append({
+            "paper": paper,
+            "title": names.get(paper, paper),
+            "claims": mine,
+            "verdicts": {v: [c for c in mine if c["verdict"] == v] for v in CLAIMS},
+            "experiments": [e for e in found if e["paper"] == paper],
+            "audit": own,
+            "deviations": [d for d in deviations if d["paper"] == paper],
+            "notes": {
+                kind: [n["text"] for n in notes if n["paper"] == paper and n["kind"] == kind]
+                for kind in ("easy", "difficult")
+            },
+        })  # fmt: skip
+    return parts
