@@ -294,6 +294,19 @@ def trace(
         typer.echo("\n\n".join(map(tracing.text, found)))
 
 
+@app.command()
+def audit(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ROW|PAPER]...")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    referee: Annotated[bool, typer.Option("--referee", help="ask mlscorecheck too")] = False,
+):
+    """Say of every published row which protocol can have produced it, or that none can."""
+    from resegment import audit as auditing
+
+    rows = auditing.table(names or [], referee)
+    typer.echo(json.dumps(rows, indent=1) if as_json else auditing.text(rows))
+
+
 @app.command(name="models")
 def models_(as_json: Annotated[bool, typer.Option("--json")] = False):
     """List every network with its options: parameters, multiply-adds, size, and what is printed."""
