@@ -1,4 +1,4 @@
-"""The audit: its arithmetic against brute force, what is known of the papers, no false accusation."""
+"""The audit: arithmetic against brute force, known answers, no false accusation."""
 
 import dataclasses
 import json
