@@ -245,8 +245,8 @@ def test_a_run_that_was_never_scored_under_its_protocol_is_named():
 def two_experiments() -> list[dict]:
     """Two experiments on the same two test images; the second is worse on both."""
     better = make()
-    worse = [run | {"experiment": "rga-other", "rows": [],
-                    "run": run["run"].replace("rga-drive", "rga-other")} for run in better]  # fmt: skip
+    worse = [{**run, "run": run["run"].replace("rga-drive", "rga-other")} for run in better]
+    worse = [{**run, "experiment": "rga-other", "rows": []} for run in worse]
     for a, b in zip(better, worse, strict=True):
         shutil.copytree(paths.run(a["run"]), paths.run(b["run"]))
     way = {"region": "fov", "space": "native", "pooling": "images", "threshold": 0.5}
