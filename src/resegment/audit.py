@@ -79,7 +79,7 @@ class TestSet:
 
     @property
     def groups(self) -> np.ndarray:
-        """Prevalences of its images in order, (images,); those in one tenth of the range are one."""
+        """Prevalences of its images in order, (images,); those in a tenth of the range are one."""
         each = np.sort(np.array(self.vessel) / np.array(self.pixels))
         tenth = np.digitize(each, np.linspace(each[0], each[-1], 11)[1:-1])
         return np.array([each[tenth == t].mean() for t in tenth])
