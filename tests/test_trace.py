@@ -1,11 +1,13 @@
 """From a file to the stages behind it; what was altered since is named."""
 
+import subprocess
+
 import pytest
 import yaml
 
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
-from resegment.trace import folder_md5, upstream
+from resegment.trace import folder_md5, past, upstream
 
 RUN = "runs/a-smoke/x/s0"
 
@@ -106,3 +108,72 @@ def test_a_line_of_a_table_and_a_cell_that_was_altered(tmp_path, monkeypatch):
 def test_a_number_that_yaml_reads_as_text_is_no_difference():
     assert upstream.differences("eps", "1e-08", 1e-8) == []
     assert upstream.differences("eps", "1e-08", 1e-7) and upstream.differences("eps", "adam", 1.0)
+
+
+@pytest.fixture
+def commits(lock, tmp_path):
+    """Three commits of one run: its dvc.lock, then its table, then another learning rate."""
+
+    def commit(message, **changed):
+        for name, text in changed.items():
+            (tmp_path / name.replace("__", "/")).write_text(text)
+        for words in (["add", "-A"], ["commit", "-qm", message]):
+            subprocess.run(["git", "-c", "user.email=a@b", "-c", "user.name=t", *words], check=True)
+        head = ["git", "rev-parse", "--short", "HEAD"]
+        return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    (tmp_path / "reports/a-smoke/scores.csv").unlink()
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
+    tree = {
+        "train": {"epochs": 3, "optimiser": {"lr": 0.1}},
+        "experiments": {"x": {"rows": ["rga-3-11"], "dataset": "toy", "protocol": "frame"}},
+        "campaigns": {"a": {"budget": "smoke", "experiments": ["x"], "seeds": [0, 1]}},
+    }
+    first = commit("lock", **{"params.yaml": yaml.safe_dump(tree)})
+    head = "campaign,experiment,seed,protocol,metric,value,run\n"
+    lines = [f"a-smoke,x,{s},{p},f1,{v},a-smoke/x/s0" for s, p, v in
+             [("observer2", "common", 0.7), (0, "common", 0.8), (0, "frame", 0.9)]]  # fmt: skip
+    second = commit("table", **{"reports__a-smoke__scores.csv": head + "\n".join(lines) + "\n"})
+    tree["train"]["optimiser"]["lr"] = 0.2
+    commit("rate", **{"params.yaml": yaml.safe_dump(tree), "src__train.py": "newer code"})
+    return first, second
+
+
+def test_a_value_at_a_commit_and_what_differs_now(commits):
+    first, second = commits
+    found = past.trace("a-smoke/x/s0", "f1", "common", second)
+    assert found["value"] == 0.8 and found["from_commit"] == second
+    assert found["parameters"] == {"train": {"epochs": 3, "optimiser": {"lr": 0.1}}}
+    assert found["differs_now"]["code"] == ["src/train.py"]
+    (line,) = found["differs_now"]["parameters"]
+    assert line.startswith("train.optimiser.lr: ")
+    said = past.text(found)
+    assert "parameters: train.optimiser.lr; code: src/train.py" in said
+    assert "dvc checkout" not in said  # every file of then is here
+
+
+def test_a_commit_before_the_table_has_the_value_of_the_next_one(commits, tmp_path):
+    first, second = commits
+    (tmp_path / RUN / "weights.safetensors").unlink()
+    found = past.trace("a-smoke/x/s0", "f1", "common", first)
+    assert found["value"] == 0.8 and found["from_commit"] == second
+    said = past.text(found)
+    assert f"of commit {second} ({first} has no such table yet)" in said
+    assert f"`git checkout {first} && dvc checkout`" in said
+
+
+def test_a_published_row_at_a_commit(commits):
+    assert past.measuring("rga-3-11", commits[0]) == [{"run": "a-smoke/x/s0", "protocol": "frame"}]
+    with pytest.raises(UserError, match="no run that measured the published row rga-2-08"):
+        past.measuring("rga-2-08", commits[0])
+
+
+@pytest.mark.parametrize(("run", "metric", "protocol", "said"), [
+    ("a-smoke/x/s0", "f9", "common", "no metric 'f9'; it has f1"),
+    ("a-smoke/x/s0", "f1", "fov", "no protocol 'fov'; it has common, frame"),
+    ("a-smoke/x/s7", "f1", "common", f"near it: {RUN}/scores"),
+])  # fmt: skip
+def test_a_mistake_about_the_past_is_named(commits, run, metric, protocol, said):
+    with pytest.raises(UserError, match=said):
+        past.trace(run, metric, protocol, commits[1])

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -237,7 +239,8 @@ def report(campaign: Campaign):
 @app.command()
 def trace(
     target: Annotated[
-        str, typer.Argument(help="a run, a published row such as rga-3-11, or a file a stage makes")
+        str, typer.Argument(help="a run, a published row (rga-3-11) or cell (rga-3-11.f1), a file "
+                            "a stage makes, or a line of a table (reports/.../ledger.csv:12)")
     ],
     metric: Annotated[
         str, typer.Argument(help="of a run or a row: se sp acc precision f1 iou mcc auc ap")
@@ -245,19 +248,26 @@ def trace(
     protocol: Annotated[
         str, typer.Option(help="a protocol of params.yaml; default: common, or the row's own")
     ] = "",
-    at: Annotated[str, typer.Option(help="a commit: a file's stages as they were then")] = "",
+    at: Annotated[str, typer.Option(metavar="COMMIT", help="as it stood in that commit")] = "",
     verify: Annotated[
         bool, typer.Option("--verify", help="hash all that is behind it again; exit 1 if altered")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
-):
+):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
-    from resegment import published
     from resegment import trace as tracing
-    from resegment.trace import upstream
+    from resegment.trace import past, upstream
 
-    if at and (metric or verify):
-        raise UserError("--at shows the stages of a file: give neither a metric nor --verify")
+    if cell := re.fullmatch(r"([a-z]+-\d+-\d+)\.(\w+)", target):
+        target, metric = cell.groups()
+    if at and verify:
+        raise UserError("--verify judges what is here now: give it without --at")
+    if at and metric:
+        runs = ([{"run": target, "protocol": "common"}] if "/" in target
+                else past.measuring(target, at))  # fmt: skip
+        found = [past.trace(r["run"], metric, protocol or r["protocol"], at) for r in runs]
+        _show(found, past.text, as_json)
+        return
     if not metric or verify:
         table, _, number = target.rpartition(":")
         row = upstream.line(target, at or None) if table and number.isdigit() else {}
@@ -275,23 +285,37 @@ def trace(
         if wrong:
             raise typer.Exit(1)
         return
+    from resegment import published
+
+    runs = measuring(target)
+    names = [protocol or ("common" if "/" in target else run["protocol"]) for run in runs]
+    found = [tracing.trace(run, metric, name, published.applying(run["paper"]))
+             for run, name in zip(runs, names, strict=True)]  # fmt: skip
+    _show(found, tracing.text, as_json)
+
+
+def measuring(target: str) -> list[dict]:
+    """A run, or the runs that measure a published row: those in dvc.lock, if any of them is."""
+    from resegment import published
+    from resegment import trace as tracing
+
     params = config.load()
     if "/" in target:
-        runs = [config.find(params, target)]
-    else:
-        published.row(target)
-        every = config.runs(params, tuple(params.campaigns))
-        runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
-        if not runs:
-            raise UserError(f"params.yaml: no run measures the published row {target}")
-    found = []
-    for run in runs:
-        name = protocol or (run["protocol"] if "/" not in target else "common")
-        found.append(tracing.trace(run, metric, name, published.applying(run["paper"])))
+        return [config.find(params, target)]
+    published.row(target)
+    every = config.runs(params, tuple(params.campaigns))
+    runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
+    if not runs:
+        raise UserError(f"params.yaml: no run measures the published row {target}")
+    lock = tracing.lock_now()
+    return [r for r in runs if f"score@{r['run']}" in lock] or runs
+
+
+def _show(found: list[dict], text: Callable[[dict], str], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=1))
     else:
-        typer.echo("\n\n".join(map(tracing.text, found)))
+        typer.echo("\n\n".join(map(text, found)))
 
 
 @app.command(name="models")
