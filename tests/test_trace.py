@@ -7,7 +7,7 @@ import yaml
 
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
-from resegment.trace import folder_md5, past, upstream
+from resegment.trace import folder_md5, past, tables, upstream
 
 RUN = "runs/a-smoke/x/s0"
 
@@ -96,13 +96,13 @@ def test_a_line_of_a_table_and_a_cell_that_was_altered(tmp_path, monkeypatch):
     (scores / "metrics.json").write_text('{"common": {"f1": 0.81234567}}')
     head = "seed,protocol,metric,value,run"
     (tmp_path / "scores.csv").write_text(f"{head}\n0,common,f1,0.812346,a-smoke/x/s0\n")
-    row = upstream.line("scores.csv:2")
+    row = tables.line("scores.csv:2")
     assert row["run"] == "a-smoke/x/s0"
-    assert upstream.disagreement("reports/a/scores.csv:2", row) == []
-    (said,) = upstream.disagreement("reports/a/scores.csv:2", row | {"value": "0.9"})
+    assert tables.disagreement("reports/a/scores.csv:2", row) == []
+    (said,) = tables.disagreement("reports/a/scores.csv:2", row | {"value": "0.9"})
     assert said.startswith("reports/a/scores.csv:2: value is 0.9, ") and "0.812346" in said
     with pytest.raises(UserError, match="no line 3: it has lines 2 to 2"):
-        upstream.line("scores.csv:3")
+        tables.line("scores.csv:3")
 
 
 def test_a_number_that_yaml_reads_as_text_is_no_difference():
@@ -177,3 +177,37 @@ def test_a_published_row_at_a_commit(commits):
 def test_a_mistake_about_the_past_is_named(commits, run, metric, protocol, said):
     with pytest.raises(UserError, match=said):
         past.trace(run, metric, protocol, commits[1])
+
+
+LOCK = dict.fromkeys(f"score@a-smoke/{x}/s{i}" for x in ("x", "y", "xy") for i in (0, 9, 10))
+
+
+@pytest.mark.parametrize(("table", "row", "runs"), [
+    ("ledger", {"runs": "a-smoke/x/s0 a-smoke/x/s1"}, ["a-smoke/x/s0", "a-smoke/x/s1"]),
+    ("scores", {"run": "a-smoke/x/s0", "seed": "observer2"}, ["a-smoke/x/s0"]),
+    ("sensitivity", {"experiment": "x", "seed": "9"}, ["a-smoke/x/s9"]),
+    ("comparisons", {"a": "x", "b": "y"},
+     [f"a-smoke/{x}/s{i}" for x in "xy" for i in (0, 9, 10)]),
+    ("claims", {"a": "x", "b": ""}, [f"a-smoke/x/s{i}" for i in (0, 9, 10)]),
+])  # fmt: skip
+def test_columns_say_which_runs_a_line_is_made_of(table, row, runs):
+    found = tables.runs(f"reports/a-smoke/{table}.csv:2", row, LOCK)
+    assert found == [(run, None) for run in runs]
+
+
+def test_a_score_on_another_dataset_is_followed_there():
+    row = {"run": "a-smoke/x/s0", "scored_on": "stare"}
+    assert tables.runs("reports/a-smoke/cross.csv:2", row, LOCK) == [("a-smoke/x/s0", "stare")]
+
+
+def test_a_line_that_names_no_run_is_a_mistake():
+    with pytest.raises(UserError, match="reports/a/claims.csv:2 names no run of dvc.lock"):
+        tables.runs("reports/a/claims.csv:2", {"a": "z", "b": ""}, LOCK)
+
+
+def test_a_line_is_shown_with_the_runs_that_cannot_be_traced(commits):
+    found = tables.follow("reports/a-smoke/scores.csv:3", commits[1])
+    assert found["line"]["value"] == "0.8" and found["stage"] == "table"
+    (run,) = found["runs"]
+    assert run["parameters"]["train"]["epochs"] == 3 and f"{RUN}/weights.safetensors" in run["md5"]
+    assert found["line"]["value"] in tables.text(found)

@@ -256,7 +256,7 @@ def trace(
 ):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
     from resegment import trace as tracing
-    from resegment.trace import past, upstream
+    from resegment.trace import past, tables, upstream
 
     if cell := re.fullmatch(r"([a-z]+-\d+-\d+)\.(\w+)", target):
         target, metric = cell.groups()
@@ -268,14 +268,17 @@ def trace(
         found = [past.trace(r["run"], metric, protocol or r["protocol"], at) for r in runs]
         _show(found, past.text, as_json)
         return
+    line = tables.split(target)
+    if line and not verify:
+        _show([tables.follow(target, at or None)], tables.text, as_json)
+        return
     if not metric or verify:
-        table, _, number = target.rpartition(":")
-        row = upstream.line(target, at or None) if table and number.isdigit() else {}
-        path = f"{paths.scores(target)}" if metric else table if row else target
+        row = tables.line(target) if line else {}
+        path = f"{paths.scores(target)}" if metric else line[0] if line else target
         stages = upstream.behind(path, upstream.read("dvc.lock", at or None)["stages"])
         wrong = upstream.verify(stages, upstream.read(str(paths.PARAMS))) if verify else []
         if verify and row:
-            wrong += upstream.disagreement(target, row)
+            wrong += tables.disagreement(target, row)
         if as_json:
             typer.echo(json.dumps({"line": row, "stages": stages, "altered": wrong}, indent=1))
         else:
