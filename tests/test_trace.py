@@ -1,13 +1,15 @@
 """From a file to the stages behind it; what was altered since is named."""
 
+import json
 import subprocess
 
 import pytest
 import yaml
 
+from resegment import cli
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
-from resegment.trace import folder_md5, past, tables, upstream
+from resegment.trace import check, folder_md5, past, tables, upstream
 
 RUN = "runs/a-smoke/x/s0"
 
@@ -211,3 +213,99 @@ def test_a_line_is_shown_with_the_runs_that_cannot_be_traced(commits):
     (run,) = found["runs"]
     assert run["parameters"]["train"]["epochs"] == 3 and f"{RUN}/weights.safetensors" in run["md5"]
     assert found["line"]["value"] in tables.text(found)
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch, root):
+    """Three scored runs of a published row, their ledger's line, and the dvc.lock of both."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/published").symlink_to(root / "data/published")
+    stages, runs = {}, [f"drive-lite/rga-drive/s{s}" for s in range(3)]
+    for run, f1 in zip(runs, (0.81, 0.82, 0.83), strict=True):
+        folder = tmp_path / "runs" / run / "scores"
+        folder.mkdir(parents=True)
+        values = {"threshold": 0.5, "f1": f1}
+        metrics = {"common": values, "frame-network-images": values | {"f1": f1 + 0.001}}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        write_manifest(folder)
+        out = {"path": f"runs/{run}/scores", "md5": folder_md5(folder)}
+        stages[f"score@{run}"] = {"cmd": "c", "outs": [out]}
+    row = {"row": "rga-3-11", "metric": "f1", "protocol": "frame-network-images",
+           "mean": "0.821000", "sd": "0.010000", "runs": " ".join(runs)}  # fmt: skip
+    table = tmp_path / "reports/drive-lite/ledger.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    deps = [s["outs"][0] for s in stages.values()]
+    out = {"path": "reports/drive-lite/ledger.csv", "md5": md5(table)}
+    stages["ledger-drive-lite"] = {"cmd": "c", "deps": deps, "outs": [out]}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+    return tmp_path
+
+
+def trace(monkeypatch, capsys, *words) -> tuple[int, str]:
+    """Exit code of `resegment trace` and what it said."""
+    monkeypatch.setattr("sys.argv", ["resegment", "trace", *words])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    streams = capsys.readouterr()
+    return left.value.code, streams.out + streams.err
+
+
+TABLE = "reports/drive-lite/ledger.csv"
+
+
+@pytest.mark.parametrize("words", [
+    ("drive-lite/rga-drive/s1", "f1"), ("rga-3-11", "f1"), ("rga-3-11.f1",), (f"{TABLE}:2",),
+    (TABLE,),
+])  # fmt: skip
+def test_verify_says_that_all_is_as_recorded(measured, monkeypatch, capsys, words):
+    code, said = trace(monkeypatch, capsys, *words, "--verify")
+    assert code == 0 and said.splitlines()[-1] == "all as recorded"
+
+
+@pytest.mark.parametrize("words", [("rga-3-11", "f1"), ("rga-3-11.f1",), (f"{TABLE}:2",), (TABLE,)])
+def test_verify_names_what_was_tampered_with_and_exits_1(measured, monkeypatch, capsys, words):
+    file = measured / "runs/drive-lite/rga-drive/s2/scores/metrics.json"
+    file.write_text(file.read_text().replace("0.83", "0.93"))
+    code, said = trace(monkeypatch, capsys, *words, "--verify")
+    assert code == 1 and "ALTERED     runs/drive-lite/rga-drive/s2/scores/metrics.json: " in said
+    assert "as recorded" not in said
+    if words != (TABLE,):
+        assert f"ALTERED     {TABLE}:2: mean is 0.821000, " in said and "gives 0.854333" in said
+
+
+def test_verify_computes_a_line_of_the_ledger_anew(measured, monkeypatch, capsys):
+    table = measured / TABLE
+    table.write_text(table.read_text().replace("0.821000", "0.921000"))
+    code, said = trace(monkeypatch, capsys, f"{TABLE}:2", "--verify")
+    assert code == 1
+    assert f"ALTERED     {TABLE}: is not the content that dvc.lock records" in said
+    assert f"ALTERED     {TABLE}:2: mean is 0.921000, " in said and "gives 0.821000" in said
+
+
+def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypatch, capsys):
+    for words, value in ((("--protocol", "common"), 0.82), ((), 0.821)):
+        found = trace(monkeypatch, capsys, "rga-3-11.f1", *words, "--verify", "--json")[1]
+        assert [v["value"] for v in json.loads(found)["values"]][1] == value
+    said = trace(monkeypatch, capsys, "rga-3-11.f1", "--protocol", "x", "--verify")[1]
+    assert "has no protocol 'x'" in said
+
+
+def test_verify_never_calls_what_is_not_here_recorded(measured, monkeypatch, capsys):
+    folder = measured / "runs/drive-lite/rga-drive/s1/scores"
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    code, said = trace(monkeypatch, capsys, TABLE, "--verify")
+    assert code == 0 and "not here    runs/drive-lite/rga-drive/s1/scores" in said
+    assert "all as recorded" not in said
+    assert said.splitlines()[-1] == "what is here is as recorded; 1 not here, so not verified"
+
+
+def test_originals_that_are_not_here_are_counted(lock, tmp_path):
+    stages = upstream.behind("data/native/toy", lock)
+    assert check.absent(stages) == []
+    (tmp_path / "data/raw/toy/1.png").unlink()
+    assert check.absent(stages) == ["data/raw/toy (1 of 1 files)"]

@@ -256,7 +256,7 @@ def trace(
 ):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
     from resegment import trace as tracing
-    from resegment.trace import past, tables, upstream
+    from resegment.trace import check, past, tables, upstream
 
     if cell := re.fullmatch(r"([a-z]+-\d+-\d+)\.(\w+)", target):
         target, metric = cell.groups()
@@ -268,50 +268,26 @@ def trace(
         found = [past.trace(r["run"], metric, protocol or r["protocol"], at) for r in runs]
         _show(found, past.text, as_json)
         return
-    line = tables.split(target)
-    if line and not verify:
+    if verify:
+        found = check.check(target, metric, protocol)
+        _show([found], check.text, as_json)
+        if found["altered"]:
+            raise typer.Exit(1)
+        return
+    if tables.split(target):
         _show([tables.follow(target, at or None)], tables.text, as_json)
         return
-    if not metric or verify:
-        row = tables.line(target) if line else {}
-        path = f"{paths.scores(target)}" if metric else line[0] if line else target
-        stages = upstream.behind(path, upstream.read("dvc.lock", at or None)["stages"])
-        wrong = upstream.verify(stages, upstream.read(str(paths.PARAMS))) if verify else []
-        if verify and row:
-            wrong += tables.disagreement(target, row)
-        if as_json:
-            typer.echo(json.dumps({"line": row, "stages": stages, "altered": wrong}, indent=1))
-        else:
-            said = wrong or (["all that is here is what was recorded"] if verify else [])
-            columns = [f"  {k:14} {v}" for k, v in row.items()]
-            typer.echo("\n".join([target, *columns, upstream.described(stages), *said]))
-        if wrong:
-            raise typer.Exit(1)
+    if not metric:
+        stages = upstream.behind(target, upstream.read("dvc.lock", at or None)["stages"])
+        _show([{"file": target, "stages": stages}], upstream.text, as_json)
         return
     from resegment import published
 
-    runs = measuring(target)
+    runs = tracing.measuring(target)
     names = [protocol or ("common" if "/" in target else run["protocol"]) for run in runs]
     found = [tracing.trace(run, metric, name, published.applying(run["paper"]))
              for run, name in zip(runs, names, strict=True)]  # fmt: skip
     _show(found, tracing.text, as_json)
-
-
-def measuring(target: str) -> list[dict]:
-    """A run, or the runs that measure a published row: those in dvc.lock, if any of them is."""
-    from resegment import published
-    from resegment import trace as tracing
-
-    params = config.load()
-    if "/" in target:
-        return [config.find(params, target)]
-    published.row(target)
-    every = config.runs(params, tuple(params.campaigns))
-    runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
-    if not runs:
-        raise UserError(f"params.yaml: no run measures the published row {target}")
-    lock = tracing.lock_now()
-    return [r for r in runs if f"score@{r['run']}" in lock] or runs
 
 
 def _show(found: list[dict], text: Callable[[dict], str], as_json: bool) -> None:

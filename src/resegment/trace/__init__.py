@@ -31,18 +31,23 @@ def folder_md5(folder: Path) -> str:
 
 
 def trace(
-    run: dict, metric: str, protocol: str, deviations: list[str], on: str | None = None
+    run: dict,
+    metric: str,
+    protocol: str,
+    deviations: list[str],
+    on: str | None = None,
+    lock: dict | None = None,
 ) -> dict:
     """Everything behind `metric` of a run under a protocol of scores/metrics.json.
 
     run: as `config.resolve` gives it; metric: "" for everything but the value; deviations: ids
-    that apply to its paper; on: the other dataset whose maps are meant. `agreement` holds None
-    where a file that would tell is not here. Raises UserError where the number or the record of
-    its making does not exist.
+    that apply to its paper; on: the other dataset whose maps are meant; lock: `lock_now()` if it
+    is known. `agreement` holds None where a file that would tell is not here. Raises UserError
+    where the number or the record of its making does not exist.
     """
-    lock, maps = lock_now(), paths.cross(run["run"], on) if on else run["run"]
+    lock, maps = lock or lock_now(), paths.cross(run["run"], on) if on else run["run"]
     scores = paths.scores(maps) / "metrics.json"
-    values = _value(scores, metric, protocol) if metric else {}
+    values = value(scores, metric, protocol) if metric else {}
     data, cross = f"{run['split']}/{run['recipe']}", "-cross" if on else ""
     stages = {
         "ingest": _stage(lock, f"ingest@{on or run['dataset']}"),
@@ -109,6 +114,22 @@ def _agree(answers: Iterable[bool | None]) -> bool | None:
     return False if False in answers else None if None in answers else True
 
 
+def measuring(target: str) -> list[dict]:
+    """A run, or the runs that measure a published row: those in dvc.lock, if any of them is."""
+    params = config.load()
+    if "/" in target:
+        return [config.find(params, target)]
+    from resegment import published  # pandas is slow to come
+
+    published.row(target)
+    every = config.runs(params, tuple(params.campaigns))
+    runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
+    if not runs:
+        raise UserError(f"params.yaml: no run measures the published row {target}")
+    lock = lock_now()
+    return [r for r in runs if f"score@{r['run']}" in lock] or runs
+
+
 def lock_now() -> dict:
     """{stage: its entry} of dvc.lock."""
     try:
@@ -127,7 +148,8 @@ def _stage(lock: dict, *names: str) -> dict:
     return sides | {"params": entry.get("params", {}).get(str(paths.PARAMS), {})}
 
 
-def _value(file: Path, metric: str, protocol: str) -> dict:
+def value(file: Path, metric: str, protocol: str) -> dict:
+    """What a metrics.json has under a protocol, the metric among it. Raises UserError if not."""
     if not file.exists():
         run = file.parent.parent.relative_to("runs")
         raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")

@@ -72,18 +72,18 @@ def follow(target: str, at: str | None = None) -> dict:
     table = split(target)[0]
     made = {o["path"]: (name, o["md5"]) for name, s in lock.items() for o in s.get("outs", [])}
     maker, digest = made.get(table, (None, None))
-    found = [_traced(run, on, at) for run, on in runs(target, row, lock)]
+    found = [_traced(run, on, at, lock) for run, on in runs(target, row, lock)]
     return {"target": target, "line": row, "stage": maker, "md5": digest,
             "recorded": None if at else on_disk(Path(table)) == digest, "runs": found}  # fmt: skip
 
 
-def _traced(run_id: str, on: str | None, at: str | None) -> dict:
+def _traced(run_id: str, on: str | None, at: str | None, lock: dict) -> dict:
     try:
         if at:
             scores = paths.scores(paths.cross(run_id, on)) if on else None
             return past.recorded(run_id, at, scores and str(scores))
         run = config.find(config.load(), run_id)
-        return trace(run, "", "", published.applying(run["paper"]), on)
+        return trace(run, "", "", published.applying(run["paper"]), on, lock)
     except UserError as e:
         return {"run": run_id, "problem": str(e)}
 

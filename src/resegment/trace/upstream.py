@@ -129,6 +129,11 @@ def _float(value) -> float | None:
         return None
 
 
+def text(found: dict) -> str:
+    """{"file", "stages"} as lines for a person."""
+    return f"{found['file']}\n{described(found['stages'])}"
+
+
 def described(stages: dict[str, dict]) -> str:
     """One line a stage: its name, what it made and the MD5."""
     lines = []
