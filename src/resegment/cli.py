@@ -252,6 +252,9 @@ def trace(
     verify: Annotated[
         bool, typer.Option("--verify", help="hash all that is behind it again; exit 1 if altered")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--rerun", help="predict and score again; exit 1 if it differs")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
@@ -260,8 +263,10 @@ def trace(
 
     if cell := re.fullmatch(r"([a-z]+-\d+-\d+)\.(\w+)", target):
         target, metric = cell.groups()
-    if at and verify:
-        raise UserError("--verify judges what is here now: give it without --at")
+    if at and (verify or again):
+        raise UserError("--verify and --rerun judge what is here now: give them without --at")
+    if again and (verify or not metric):
+        raise UserError("--rerun is of a run or a published row: name a metric, without --verify")
     if at and metric:
         runs = ([{"run": target, "protocol": "common"}] if "/" in target
                 else past.measuring(target, at))  # fmt: skip
@@ -274,6 +279,17 @@ def trace(
         if found["altered"]:
             raise typer.Exit(1)
         return
+    if again:
+        from resegment import rerun
+        from resegment.protocols import Protocol
+
+        known = {n: Protocol(**p.model_dump()) for n, p in config.load().protocols.items()}
+        found = [rerun.rerun(run, metric, name, known)
+                 for run, name in tracing.asked(target, protocol)]  # fmt: skip
+        _show(found, rerun.text, as_json)
+        if any(f["differences"] for f in found):
+            raise typer.Exit(1)
+        return
     if tables.split(target):
         _show([tables.follow(target, at or None)], tables.text, as_json)
         return
@@ -283,10 +299,8 @@ def trace(
         return
     from resegment import published
 
-    runs = tracing.measuring(target)
-    names = [protocol or ("common" if "/" in target else run["protocol"]) for run in runs]
-    found = [tracing.trace(run, metric, name, published.applying(run["paper"]))
-             for run, name in zip(runs, names, strict=True)]  # fmt: skip
+    found = [tracing.trace(run, metric, name, published.applying(run["paper"]), run.get("on"))
+             for run, name in tracing.asked(target, protocol)]  # fmt: skip
     _show(found, tracing.text, as_json)
 
 

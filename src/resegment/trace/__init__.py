@@ -114,11 +114,21 @@ def _agree(answers: Iterable[bool | None]) -> bool | None:
     return False if False in answers else None if None in answers else True
 
 
-def measuring(target: str) -> list[dict]:
-    """A run, or the runs that measure a published row: those in dvc.lock, if any of them is."""
+def asked(target: str, protocol: str) -> list[tuple[dict, str]]:
+    """(run, protocol) of every run that a run's id or a published row stands for.
+
+    An id such as drive-lite/rga-drive/s0/on-stare gives the run with `on`, that other dataset. A
+    row stands for the runs in dvc.lock that measure it, or, if none is, for all that would;
+    protocol: "" for `common`, or the row's own. Raises UserError for what is not known.
+    """
     params = config.load()
     if "/" in target:
-        return [config.find(params, target)]
+        run_id, _, dataset = target.partition("/on-")
+        run = config.find(params, run_id)
+        if dataset and dataset not in run["cross"]:
+            have = ", ".join(run["cross"]) or "none"
+            raise UserError(f"{paths.PARAMS}: {run_id} is not scored on {dataset!r}; cross: {have}")
+        return [(run | {"on": dataset or None}, protocol or "common")]
     from resegment import published  # pandas is slow to come
 
     published.row(target)
@@ -127,7 +137,8 @@ def measuring(target: str) -> list[dict]:
     if not runs:
         raise UserError(f"params.yaml: no run measures the published row {target}")
     lock = lock_now()
-    return [r for r in runs if f"score@{r['run']}" in lock] or runs
+    runs = [r for r in runs if f"score@{r['run']}" in lock] or runs
+    return [(r, protocol or r["protocol"]) for r in runs]
 
 
 def lock_now() -> dict:

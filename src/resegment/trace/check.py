@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resegment import paths
 from resegment.datasets import sums
-from resegment.trace import measuring, tables, value
+from resegment.trace import asked, tables, value
 from resegment.trace.upstream import behind, described, read, verify
 
 
@@ -18,15 +18,15 @@ def check(target: str, metric: str, protocol: str) -> dict:
     line = tables.split(target)
     values, row, wrong = [], {}, []
     if metric:
-        runs = measuring(target)
-        names = [protocol or ("common" if "/" in target else run["protocol"]) for run in runs]
-        files = [str(paths.scores(run["run"])) for run in runs]
+        runs = asked(target, protocol)
+        ids = [paths.cross(r["run"], r["on"]) if r.get("on") else r["run"] for r, _ in runs]
+        files = [str(paths.scores(i)) for i in ids]
         values = [
-            {"run": run["run"], "metric": metric, "protocol": name,
-             "value": value(Path(file) / "metrics.json", metric, name)[metric]}
-            for run, name, file in zip(runs, names, files, strict=True)
+            {"run": i, "metric": metric, "protocol": name,
+             "value": value(paths.scores(i) / "metrics.json", metric, name)[metric]}
+            for i, (_, name) in zip(ids, runs, strict=True)
         ]  # fmt: skip
-        campaigns = dict.fromkeys(run["campaign"] for run in runs)
+        campaigns = dict.fromkeys(run["campaign"] for run, _ in runs)
         wrong += [said for c in campaigns for said in _of_row(c, target, metric)]
     else:
         files = [line[0] if line else target]
