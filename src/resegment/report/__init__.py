@@ -41,7 +41,14 @@ FURTHER = {  # calibration and structure
     "se_thick": ("Se, thick", "sensitivity on the pixels of thick vessels"),
 }
 ALL = METRICS | FURTHER
-DIGITS = {"betti0_error": 1, "betti1_error": 1, "params_m": 6}  # of a number; of the rest, 4
+COUNTED = {"params_m": "parameters, M", "trainable": "trainable parameters", "gmacs": "GMACs"}
+COUNTED |= {"val_loss_rise": "rise of the validation loss"}
+DIGITS = {
+    "betti0_error": 1,
+    "betti1_error": 1,
+    "params_m": 6,
+    "trainable": 0,
+}  # of a number; of the rest, 4
 VERDICTS = ("reproduced", "not reproduced", "not comparable", "not run")
 
 
@@ -89,7 +96,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "metrics": METRICS,
         "further": FURTHER,
         "known": {k: v[1] for k, v in ALL.items()},
-        "labels": {k: v[0] for k, v in ALL.items()} | {"params_m": "parameters, M"},
+        "labels": {k: v[0] for k, v in ALL.items()} | COUNTED,
         "papers": NAMES,
     }
     loader = jinja2.FileSystemLoader(TEMPLATES)

@@ -1,9 +1,10 @@
-"""Pictures as the page holds them: what was measured to the pixel, photographs smaller.
+"""Pictures as the page holds them: what was drawn to the pixel, photographs smaller.
 
-A label, a map or a mask is where its pixels are: a vessel one pixel wide must not blur into its
+A label or a mask is where its pixels are: a vessel one pixel wide must not blur into its
 neighbours. A photograph need not be exact. So a picture with both becomes two layers of one size,
 drawn over each other: a lossy one below, and above it an exact one, transparent where the
 photograph shows through. A photograph is where pixels are neither gray nor one of a mask's colours.
+Beside a photograph, grays (probability maps) are rounded to GRAYS steps: half the bytes.
 """
 
 import base64
@@ -17,17 +18,21 @@ from resegment.errors import UserError
 QUALITY = 75  # of photographs, 1 to 100
 EXACT = 101  # OpenCV's word for lossless WebP
 FEW = 256  # colours: a picture with no more is drawn, whatever they are
+GRAYS = 32
 HOLE = np.ones((5, 5), np.uint8)  # gray specks in a photograph, smaller than this, belong to it
 
 
 def layers(picture: np.ndarray) -> list[bytes]:
     """The WebP files to draw over each other to see (H, W, 3) uint8 BGR: one exact one where there
-    is no photograph, else the photograph and, over it, (H, W, 4) with the rest, exact."""
+    is no photograph, else the photograph and, over it, (H, W, 4) with the rest."""
     photo = photograph(picture)
     if not photo.any():
         return [_webp(picture, EXACT)]
     below = np.where(photo[..., None], picture, 255).astype(np.uint8)
-    above = np.dstack([picture, np.where(photo, 0, 255).astype(np.uint8)])
+    gray = picture.min(axis=-1, keepdims=True) == picture.max(axis=-1, keepdims=True)
+    steps = (GRAYS - 1) / 255
+    drawn = np.where(gray, np.rint(np.rint(picture * steps) / steps), picture).astype(np.uint8)
+    above = np.dstack([drawn, np.where(photo, 0, 255).astype(np.uint8)])
     return [_webp(below, QUALITY), _webp(above, EXACT)]
 
 
