@@ -5,20 +5,19 @@ a network. The page is made of plain values prepared here and of templates/repor
 value passes through jinja2's escaping.
 """
 
-import base64
 import re
 from itertools import groupby
 from pathlib import Path
 from statistics import median
 
-import cv2
 import jinja2
 import pandas as pd
 import yaml
 
 from resegment import figures, files, native, paths
 from resegment.errors import UserError
-from resegment.report import evidence
+from resegment.figures.papers import NAMES
+from resegment.report import evidence, pictures
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 METRICS = {
@@ -32,14 +31,24 @@ METRICS = {
     "auc": ("AUC", "area under the ROC curve"),
     "ap": ("AP", "average precision"),
 }
-PAPERS = {
-    "rga": "RGA-Net",
-    "rsan": "RSAN",
-    "bcdu": "ConvLSTM U-Net",
-    "hybridnetseg": "HybridNetSeg",
-    "mininet": "Mini-Net",
+FURTHER = {  # calibration and structure
+    "ece": ("ECE", "expected calibration error of 15 bins, 0 is best"),
+    "brier": ("Brier", "mean squared error of the probabilities, 0 is best"),
+    "cldice": ("clDice", "Dice coefficient of the centrelines"),
+    "betti0_error": ("Betti 0 error", "how far the number of connected parts is off, 0 is best"),
+    "betti1_error": ("Betti 1 error", "how far the number of holes is off, 0 is best"),
+    "se_thin": ("Se, thin", "sensitivity on the pixels of thin vessels"),
+    "se_thick": ("Se, thick", "sensitivity on the pixels of thick vessels"),
 }
-QUALITY = 75  # of pictures inside the page, 1 to 100
+ALL = METRICS | FURTHER
+COUNTED = {"params_m": "parameters, M", "trainable": "trainable parameters", "gmacs": "GMACs"}
+COUNTED |= {"val_loss_rise": "rise of the validation loss"}
+DIGITS = {
+    "betti0_error": 1,
+    "betti1_error": 1,
+    "params_m": 6,
+    "trainable": 0,
+}  # of a number; of the rest, 4
 VERDICTS = ("reproduced", "not reproduced", "not comparable", "not run")
 
 
@@ -74,7 +83,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "sensitivity": evidence.sensitivity(figures.table(campaign, "sensitivity"), found),
         "moved": evidence.MOVED,
         "audit": audit,
-        "parts": evidence.papers(PAPERS, found, claims, audit, deviations),
+        "parts": evidence.papers(NAMES, found, claims, audit, deviations),
         "datasets": [_dataset(name, runs) for name in dict.fromkeys(r["dataset"] for r in runs)],
         "panels": panels,
         "costs": costs,
@@ -83,15 +92,18 @@ def build(campaign: str, runs: list[dict]) -> None:
         "seconds": sum(p["cost"].get("wall_seconds", 0) for p in panels),
         "images": _images(campaign, runs),
         "captions": figures.CAPTIONS,
-        "said": _said(campaign),
+        "said": figures.captions(campaign),
         "metrics": METRICS,
-        "labels": {k: v[0] for k, v in METRICS.items()} | {"params_m": "parameters, M"},
-        "papers": PAPERS,
+        "further": FURTHER,
+        "known": {k: v[1] for k, v in ALL.items()},
+        "labels": {k: v[0] for k, v in ALL.items()} | COUNTED,
+        "papers": NAMES,
     }
     loader = jinja2.FileSystemLoader(TEMPLATES)
     careful = {"autoescape": True, "undefined": jinja2.StrictUndefined}
     env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **careful)
     env.filters |= {"number": _number, "duration": _duration}
+    env.globals["digits"] = lambda metric: DIGITS.get(metric, 4)
     with files.atomic(paths.reports(campaign) / "report.html") as tmp:
         tmp.write_text(env.get_template("report.html").render(page), encoding="utf-8")
 
@@ -126,7 +138,7 @@ def _cell(rows: pd.DataFrame) -> dict:
 
 
 def _cells(rows: pd.DataFrame) -> dict:
-    return {metric: _cell(rows[rows.metric == metric]) for metric in METRICS}
+    return {metric: _cell(rows[rows.metric == metric]) for metric in ALL}
 
 
 def _found(name: str, runs: list[dict], scores: pd.DataFrame) -> dict:
@@ -249,8 +261,11 @@ def _panel(run: dict, scores: pd.DataFrame) -> dict:
     protocols = list(dict.fromkeys(["common", run["protocol"]]))
     parts = {p: mine[mine.protocol == p].set_index("metric") for p in protocols}
     values = {
-        metric: [rows.loc[metric].to_dict() for rows in parts.values() if metric in rows.index]
-        for metric in METRICS
+        metric: [
+            rows.loc[metric].to_dict() if metric in rows.index else None for rows in parts.values()
+        ]
+        for metric in ALL
+        if any(metric in rows.index for rows in parts.values())
     }
     facts = ("model", "device", "versions", "cost", "fingerprints", "parameters")
     rest = {k: v for k, v in manifest.items() if k not in (*facts, "weights_md5")}
@@ -326,30 +341,10 @@ def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
     return [(name, "–" if value is None else str(value))]
 
 
-def _said(campaign: str) -> dict:
-    """Captions by the name of a figure or picture, as the stage `figures` left them."""
-    path = paths.reports(campaign) / "figures/captions.json"
-    return files.read_json(path) if path.exists() else {}
-
-
-def _images(campaign: str, runs: list[dict]) -> dict:
-    """Data URIs by name. Pictures are re-coded as WebP of QUALITY at their own size: a tenth of the
-    PNG, which stays in pictures/."""
+def _images(campaign: str, runs: list[dict]) -> dict[str, list[str]]:
+    """Data URIs by name, `pictures.inside`, with everything a page cannot do without."""
     folder = paths.reports(campaign)
-    out = {}
-    for path in sorted(
-        (
-            *folder.glob("figures/*.svg"),
-            *folder.glob("figures/*.png"),
-            *folder.glob("pictures/*.png"),
-        )
-    ):
-        kind, data = "svg+xml", path.read_bytes()
-        if path.suffix == ".png":
-            quality = (cv2.IMWRITE_WEBP_QUALITY, QUALITY)
-            kind, data = "webp", cv2.imencode(".webp", cv2.imread(str(path)), quality)[1].tobytes()
-        name = path.relative_to(folder).as_posix()
-        out[name] = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    out = pictures.inside(folder)
     needed = ["figures/roc.svg", "figures/pr.svg", "pictures/data.png"]
     for name in figures.experiments(runs):
         needed += [f"figures/training_{name}.svg", f"pictures/{name}.png"]

@@ -56,8 +56,7 @@ async function put(text) {
 const full = document.querySelector("dialog");
 for (const button of document.querySelectorAll(".zoom")) {
   button.addEventListener("click", () => {
-    const image = button.querySelector("img").cloneNode();
-    full.querySelector(".pan").replaceChildren(image);
+    full.querySelector(".pan").replaceChildren(button.querySelector(".stack").cloneNode(true));
     full.showModal();
   });
 }
