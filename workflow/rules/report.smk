@@ -22,6 +22,7 @@ rule ledger:
         ),
         "reports/{campaign}/comparisons.csv",
         "reports/{campaign}/sensitivity.csv",
+        "reports/{campaign}/audit.csv",
         "reports/{campaign}/calibration.csv",
         "reports/{campaign}/curves.csv",
         "reports/{campaign}/history.csv",
