@@ -293,6 +293,8 @@ def trace(
     if tables.split(target):
         _show([tables.follow(target, at or None)], tables.text, as_json)
         return
+    if not metric and re.fullmatch(r"[a-z]+-\d+-\d+", target):
+        raise UserError(f"which number of {target}? name a metric, e.g. {target}.f1")
     if not metric:
         stages = upstream.behind(target, upstream.read("dvc.lock", at or None)["stages"])
         _show([{"file": target, "stages": stages}], upstream.text, as_json)
