@@ -6,11 +6,13 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
 
 from resegment import ledger, metrics, paths, published, stats
+from resegment.engines import plan
 from resegment.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +26,7 @@ def checkout(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "data/published", tmp_path / "data/published")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stats, "intervals", intervals)
+    monkeypatch.setattr(stats, "stored", stored)
     return tmp_path
 
 
@@ -34,6 +37,15 @@ def intervals(folder, protocol, observer=False):
     half = 0.02 if Path(folder).parent.name == "s1" else 0.01
     known = {m: math.nan if values[m] is None else values[m] for m in metrics.METRICS}
     return {m: (v - half, v + half) for m, v in known.items()}
+
+
+def stored(folder):
+    """Stands for histograms.npz: a training and two test images, the same in every run."""
+    rng = np.random.default_rng(0)
+    counts = np.zeros((3, 2, 2, 2, metrics.LEVELS), np.uint32)
+    counts[..., rng.integers(0, metrics.LEVELS, 50)] = rng.integers(1, 9, (3, 2, 2, 2, 50))
+    splits = np.array(["train", "test", "test"])
+    return {"counts": counts, "splits": splits, "spaces": np.array(["native", "network"])}
 
 
 def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
@@ -47,7 +59,9 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
             "budget": budget,
             "paper": "rga",
             "dataset": "drive",
+            "split": "drive",
             "rows_dataset": "drive",
+            "full_model": True,
             "rows": ["rga-2-08", "rga-3-11"],
             "seed": seed,
             "protocol": PROTOCOL,
@@ -128,8 +142,10 @@ def test_the_parameter_count_comes_from_the_manifest():
 def test_a_reduced_budget_is_never_a_reproduction():
     ledger.build("drive-lite", make(budget="lite"))
     t = read("ledger", "drive-lite")
-    assert set(t["verdict"]) == {"not run"} and len(t) == 10
-    assert set(t["reason"]) == {"paper budget not run; value shown is budget lite"}
+    counted = t["metric"] == "params_m"  # no schedule changes a count
+    assert set(t["verdict"][~counted]) == {"not run"} and len(t) == 10
+    assert set(t["verdict"][counted]) == {"reproduced"}
+    assert set(t["reason"][~counted]) == {"paper budget not run; value shown is budget lite"}
     assert entry("rga-2-08", "f1", "drive-lite")["mean"] == "0.816000"
 
 
@@ -191,7 +207,7 @@ def test_the_same_scores_give_the_same_bytes():
     folder = paths.reports("drive-paper")
     ledger.build("drive-paper", runs)
     first = {p.name: p.read_bytes() for p in folder.iterdir()}
-    assert sorted(first) == ["cross.csv", "curves.csv", "history.csv", "ledger.csv", "scores.csv"]
+    assert {p.stem for p in folder.iterdir()} == set(plan.TABLES)
     ledger.build("drive-paper", runs)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == first
     with open(folder / "ledger.csv", newline="") as f:
@@ -224,3 +240,44 @@ def test_an_unfinished_run_is_named(name):
 def test_a_run_that_was_never_scored_under_its_protocol_is_named():
     with pytest.raises(UserError, match="no protocol elsewhere: score drive-paper/rga-drive/s0"):
         ledger.build("drive-paper", make(protocol="elsewhere"))
+
+
+def two_experiments() -> list[dict]:
+    """Two experiments on the same two test images; the second is worse on both."""
+    better = make()
+    worse = [{**run, "run": run["run"].replace("rga-drive", "rga-other")} for run in better]
+    worse = [{**run, "experiment": "rga-other", "rows": []} for run in worse]
+    for a, b in zip(better, worse, strict=True):
+        shutil.copytree(paths.run(a["run"]), paths.run(b["run"]))
+    way = {"region": "fov", "space": "native", "pooling": "images", "threshold": 0.5}
+    for run, f1 in [(r, f) for group, f in ((better, 0.8), (worse, 0.7)) for r in group]:
+        folder = paths.scores(run["run"])
+        (folder / "manifest.json").write_text(json.dumps({"protocols": {"common": way}}))
+        rows = "".join(f"common,test,{i},{f1 + 0.01 * i}\n" for i in range(2))
+        (folder / "images.csv").write_text("protocol,split,id,f1\n" + rows)
+    return better + worse
+
+
+def test_every_pair_on_the_same_images_is_compared():
+    runs = two_experiments()
+    ledger.build("drive-paper", runs)
+    (row,) = read("comparisons").to_dict("records")
+    assert (row["a"], row["b"], row["dataset"]) == ("rga-drive", "rga-other", "drive")
+    assert float(row["difference"]) == pytest.approx(0.1) and row["n_seeds"] == "3"
+    assert row["p"] == row["p_holm"] == "0.500000"  # two images cannot say more
+    for run in runs[3:]:
+        run["split"] = "another"
+    ledger.build("drive-paper", runs)
+    assert read("comparisons").empty
+
+
+def test_every_run_stands_under_sixteen_protocols_and_has_a_calibration_curve():
+    ledger.build("drive-paper", make())
+    t = read("sensitivity")
+    ways = t.drop_duplicates(["region", "space", "pooling", "threshold"])
+    assert len(ways) == 16 and len(t) == 3 * 16 * len(metrics.METRICS)
+    assert set(t["threshold"]) == {"0.5", "train"}
+    curve = read("calibration")
+    assert len(curve) == 3 * metrics.CALIBRATION_BINS
+    pixels = stored("")["counts"][1:, 0, 0].sum()
+    assert curve[curve["seed"] == "0"]["n"].astype(int).sum() == pixels

@@ -116,33 +116,6 @@ def test_a_row_is_found_or_its_neighbours_are_named():
         published.row("rga-2-8")
 
 
-def confusable(row: str) -> bool:
-    """Whether Se, Sp, Acc and F1 of a published row can come from one confusion matrix.
-
-    Each is true to half a unit of its last digit, so F1 has an interval at the prevalences that
-    Acc = pi Se + (1 - pi) Sp allows.
-    """
-    v = published.row(row).set_index("metric")["value"]
-    half = 0.00005
-    found = []
-    for a in (v["acc"] - half, v["acc"] + half):
-        for sp in (v["sp"] - half, v["sp"] + half):
-            pi = (sp - a) / (sp - v["se"])
-            tp, fp = pi * v["se"], (1 - pi) * (1 - sp)
-            found.append(2 * tp / (tp + fp + pi))
-    return min(found) - 2 * half <= v["f1"] <= max(found) + 2 * half
-
-
-def test_contradictions_hold_where_they_say_so():
-    wrong = published.contradictions()
-    whole = {c.split(".")[0] for c in wrong if {c[: c.index(".")] + ".f1"} <= wrong.keys()}
-    rows = whole - {"hybridnetseg-2-01"}  # its F1 contradicts IoU, not Acc
-    assert rows == {"rga-3-08", "rga-4-08", "rga-5-08", "mininet-4-08", "mininet-4-14"}
-    assert not any(confusable(row) for row in rows)
-    assert confusable("rsan-1-04") and confusable("bcdu-1-01")
-    assert "rga-3-11.sp" in wrong and "rga-3-11.f1" not in wrong
-
-
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
@@ -151,7 +124,6 @@ def test_contradictions_hold_where_they_say_so():
         ("cells", "f1,0.8166", "f1,81.66", "rga-2-08.f1: a share is a fraction"),
         ("cells", "f1,0.8166", "f1,.8166?", "rga-2-08.f1: value is a plain number"),
         ("cells", "cell,paper", "cell,papers", "the columns must be cell, paper"),
-        ("contradictions", "rga-4-08,", "rga-4-09,", "cells.csv has no cell rga-4-09.acc"),
     ],
 )
 def test_a_broken_table_is_named(copy, name, old, new, message):
@@ -160,7 +132,7 @@ def test_a_broken_table_is_named(copy, name, old, new, message):
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=re.escape(message)):
-        published.contradictions() if name == "contradictions" else published.cells()
+        published.cells()
 
 
 def test_a_missing_table_is_named(copy):

@@ -1,11 +1,15 @@
 """From a file to the stages behind it; what was altered since is named."""
 
+import json
+import subprocess
+
 import pytest
 import yaml
 
+from resegment import cli
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
-from resegment.trace import folder_md5, upstream
+from resegment.trace import check, folder_md5, past, tables, upstream
 
 RUN = "runs/a-smoke/x/s0"
 
@@ -94,15 +98,214 @@ def test_a_line_of_a_table_and_a_cell_that_was_altered(tmp_path, monkeypatch):
     (scores / "metrics.json").write_text('{"common": {"f1": 0.81234567}}')
     head = "seed,protocol,metric,value,run"
     (tmp_path / "scores.csv").write_text(f"{head}\n0,common,f1,0.812346,a-smoke/x/s0\n")
-    row = upstream.line("scores.csv:2")
+    row = tables.line("scores.csv:2")
     assert row["run"] == "a-smoke/x/s0"
-    assert upstream.disagreement("reports/a/scores.csv:2", row) == []
-    (said,) = upstream.disagreement("reports/a/scores.csv:2", row | {"value": "0.9"})
+    assert tables.disagreement("reports/a/scores.csv:2", row) == []
+    (said,) = tables.disagreement("reports/a/scores.csv:2", row | {"value": "0.9"})
     assert said.startswith("reports/a/scores.csv:2: value is 0.9, ") and "0.812346" in said
     with pytest.raises(UserError, match="no line 3: it has lines 2 to 2"):
-        upstream.line("scores.csv:3")
+        tables.line("scores.csv:3")
 
 
 def test_a_number_that_yaml_reads_as_text_is_no_difference():
     assert upstream.differences("eps", "1e-08", 1e-8) == []
     assert upstream.differences("eps", "1e-08", 1e-7) and upstream.differences("eps", "adam", 1.0)
+
+
+@pytest.fixture
+def commits(lock, tmp_path):
+    """Three commits of one run: its dvc.lock, then its table, then another learning rate."""
+
+    def commit(message, **changed):
+        for name, text in changed.items():
+            (tmp_path / name.replace("__", "/")).write_text(text)
+        for words in (["add", "-A"], ["commit", "-qm", message]):
+            subprocess.run(["git", "-c", "user.email=a@b", "-c", "user.name=t", *words], check=True)
+        head = ["git", "rev-parse", "--short", "HEAD"]
+        return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    (tmp_path / "reports/a-smoke/scores.csv").unlink()
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": lock}))
+    tree = {
+        "train": {"epochs": 3, "optimiser": {"lr": 0.1}},
+        "experiments": {"x": {"rows": ["rga-3-11"], "dataset": "toy", "protocol": "frame"}},
+        "campaigns": {"a": {"budget": "smoke", "experiments": ["x"], "seeds": [0, 1]}},
+    }
+    first = commit("lock", **{"params.yaml": yaml.safe_dump(tree)})
+    head = "campaign,experiment,seed,protocol,metric,value,run\n"
+    lines = [f"a-smoke,x,{s},{p},f1,{v},a-smoke/x/s0" for s, p, v in
+             [("observer2", "common", 0.7), (0, "common", 0.8), (0, "frame", 0.9)]]  # fmt: skip
+    second = commit("table", **{"reports__a-smoke__scores.csv": head + "\n".join(lines) + "\n"})
+    tree["train"]["optimiser"]["lr"] = 0.2
+    commit("rate", **{"params.yaml": yaml.safe_dump(tree), "src__train.py": "newer code"})
+    return first, second
+
+
+def test_a_value_at_a_commit_and_what_differs_now(commits):
+    first, second = commits
+    found = past.trace("a-smoke/x/s0", "f1", "common", second)
+    assert found["value"] == 0.8 and found["from_commit"] == second
+    assert found["parameters"] == {"train": {"epochs": 3, "optimiser": {"lr": 0.1}}}
+    assert found["differs_now"]["code"] == ["src/train.py"]
+    (line,) = found["differs_now"]["parameters"]
+    assert line.startswith("train.optimiser.lr: ")
+    said = past.text(found)
+    assert "parameters: train.optimiser.lr; code: src/train.py" in said
+    assert "dvc checkout" not in said  # every file of then is here
+
+
+def test_a_commit_before_the_table_has_the_value_of_the_next_one(commits, tmp_path):
+    first, second = commits
+    (tmp_path / RUN / "weights.safetensors").unlink()
+    found = past.trace("a-smoke/x/s0", "f1", "common", first)
+    assert found["value"] == 0.8 and found["from_commit"] == second
+    said = past.text(found)
+    assert f"of commit {second} ({first} has no such table yet)" in said
+    assert f"`git checkout {first} && dvc checkout`" in said
+
+
+def test_a_published_row_at_a_commit(commits):
+    assert past.measuring("rga-3-11", commits[0]) == [{"run": "a-smoke/x/s0", "protocol": "frame"}]
+    with pytest.raises(UserError, match="no run that measured the published row rga-2-08"):
+        past.measuring("rga-2-08", commits[0])
+
+
+@pytest.mark.parametrize(("run", "metric", "protocol", "said"), [
+    ("a-smoke/x/s0", "f9", "common", "no metric 'f9'; it has f1"),
+    ("a-smoke/x/s0", "f1", "fov", "no protocol 'fov'; it has common, frame"),
+    ("a-smoke/x/s7", "f1", "common", f"near it: {RUN}/scores"),
+])  # fmt: skip
+def test_a_mistake_about_the_past_is_named(commits, run, metric, protocol, said):
+    with pytest.raises(UserError, match=said):
+        past.trace(run, metric, protocol, commits[1])
+
+
+LOCK = dict.fromkeys(f"score@a-smoke/{x}/s{i}" for x in ("x", "y", "xy") for i in (0, 9, 10))
+
+
+@pytest.mark.parametrize(("table", "row", "runs"), [
+    ("ledger", {"runs": "a-smoke/x/s0 a-smoke/x/s1"}, ["a-smoke/x/s0", "a-smoke/x/s1"]),
+    ("scores", {"run": "a-smoke/x/s0", "seed": "observer2"}, ["a-smoke/x/s0"]),
+    ("sensitivity", {"experiment": "x", "seed": "9"}, ["a-smoke/x/s9"]),
+    ("comparisons", {"a": "x", "b": "y"},
+     [f"a-smoke/{x}/s{i}" for x in "xy" for i in (0, 9, 10)]),
+    ("claims", {"a": "x", "b": ""}, [f"a-smoke/x/s{i}" for i in (0, 9, 10)]),
+])  # fmt: skip
+def test_columns_say_which_runs_a_line_is_made_of(table, row, runs):
+    found = tables.runs(f"reports/a-smoke/{table}.csv:2", row, LOCK)
+    assert found == [(run, None) for run in runs]
+
+
+def test_a_score_on_another_dataset_is_followed_there():
+    row = {"run": "a-smoke/x/s0", "scored_on": "stare"}
+    assert tables.runs("reports/a-smoke/cross.csv:2", row, LOCK) == [("a-smoke/x/s0", "stare")]
+
+
+def test_a_line_that_names_no_run_is_a_mistake():
+    with pytest.raises(UserError, match="reports/a/claims.csv:2 names no run of dvc.lock"):
+        tables.runs("reports/a/claims.csv:2", {"a": "z", "b": ""}, LOCK)
+
+
+def test_a_line_is_shown_with_the_runs_that_cannot_be_traced(commits):
+    found = tables.follow("reports/a-smoke/scores.csv:3", commits[1])
+    assert found["line"]["value"] == "0.8" and found["stage"] == "table"
+    (run,) = found["runs"]
+    assert run["parameters"]["train"]["epochs"] == 3 and f"{RUN}/weights.safetensors" in run["md5"]
+    assert found["line"]["value"] in tables.text(found)
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch, root):
+    """Three scored runs of a published row, their ledger's line, and the dvc.lock of both."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/published").symlink_to(root / "data/published")
+    stages, runs = {}, [f"drive-lite/rga-drive/s{s}" for s in range(3)]
+    for run, f1 in zip(runs, (0.81, 0.82, 0.83), strict=True):
+        folder = tmp_path / "runs" / run / "scores"
+        folder.mkdir(parents=True)
+        values = {"threshold": 0.5, "f1": f1}
+        metrics = {"common": values, "frame-network-images": values | {"f1": f1 + 0.001}}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        write_manifest(folder)
+        out = {"path": f"runs/{run}/scores", "md5": folder_md5(folder)}
+        stages[f"score@{run}"] = {"cmd": "c", "outs": [out]}
+    row = {"row": "rga-3-11", "metric": "f1", "protocol": "frame-network-images",
+           "mean": "0.821000", "sd": "0.010000", "runs": " ".join(runs)}  # fmt: skip
+    table = tmp_path / "reports/drive-lite/ledger.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
+    deps = [s["outs"][0] for s in stages.values()]
+    out = {"path": "reports/drive-lite/ledger.csv", "md5": md5(table)}
+    stages["ledger-drive-lite"] = {"cmd": "c", "deps": deps, "outs": [out]}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
+    return tmp_path
+
+
+def trace(monkeypatch, capsys, *words) -> tuple[int, str]:
+    """Exit code of `resegment trace` and what it said."""
+    monkeypatch.setattr("sys.argv", ["resegment", "trace", *words])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    streams = capsys.readouterr()
+    return left.value.code, streams.out + streams.err
+
+
+TABLE = "reports/drive-lite/ledger.csv"
+
+
+@pytest.mark.parametrize("words", [
+    ("drive-lite/rga-drive/s1", "f1"), ("rga-3-11", "f1"), ("rga-3-11.f1",), (f"{TABLE}:2",),
+    (TABLE,),
+])  # fmt: skip
+def test_verify_says_that_all_is_as_recorded(measured, monkeypatch, capsys, words):
+    code, said = trace(monkeypatch, capsys, *words, "--verify")
+    assert code == 0 and said.splitlines()[-1] == "all as recorded"
+
+
+@pytest.mark.parametrize("words", [("rga-3-11", "f1"), ("rga-3-11.f1",), (f"{TABLE}:2",), (TABLE,)])
+def test_verify_names_what_was_tampered_with_and_exits_1(measured, monkeypatch, capsys, words):
+    file = measured / "runs/drive-lite/rga-drive/s2/scores/metrics.json"
+    file.write_text(file.read_text().replace("0.83", "0.93"))
+    code, said = trace(monkeypatch, capsys, *words, "--verify")
+    assert code == 1 and "ALTERED     runs/drive-lite/rga-drive/s2/scores/metrics.json: " in said
+    assert "as recorded" not in said
+    if words != (TABLE,):
+        assert f"ALTERED     {TABLE}:2: mean is 0.821000, " in said and "gives 0.854333" in said
+
+
+def test_verify_computes_a_line_of_the_ledger_anew(measured, monkeypatch, capsys):
+    table = measured / TABLE
+    table.write_text(table.read_text().replace("0.821000", "0.921000"))
+    code, said = trace(monkeypatch, capsys, f"{TABLE}:2", "--verify")
+    assert code == 1
+    assert f"ALTERED     {TABLE}: is not the content that dvc.lock records" in said
+    assert f"ALTERED     {TABLE}:2: mean is 0.921000, " in said and "gives 0.821000" in said
+
+
+def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypatch, capsys):
+    for words, value in ((("--protocol", "common"), 0.82), ((), 0.821)):
+        found = trace(monkeypatch, capsys, "rga-3-11.f1", *words, "--verify", "--json")[1]
+        assert [v["value"] for v in json.loads(found)["values"]][1] == value
+    said = trace(monkeypatch, capsys, "rga-3-11.f1", "--protocol", "x", "--verify")[1]
+    assert "has no protocol 'x'" in said
+
+
+def test_verify_never_calls_what_is_not_here_recorded(measured, monkeypatch, capsys):
+    folder = measured / "runs/drive-lite/rga-drive/s1/scores"
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    code, said = trace(monkeypatch, capsys, TABLE, "--verify")
+    assert code == 0 and "not here    runs/drive-lite/rga-drive/s1/scores" in said
+    assert "all as recorded" not in said
+    assert said.splitlines()[-1] == "what is here is as recorded; 1 not here, so not verified"
+
+
+def test_originals_that_are_not_here_are_counted(lock, tmp_path):
+    stages = upstream.behind("data/native/toy", lock)
+    assert check.absent(stages) == []
+    (tmp_path / "data/raw/toy/1.png").unlink()
+    assert check.absent(stages) == ["data/raw/toy (1 of 1 files)"]

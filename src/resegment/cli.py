@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -237,7 +239,8 @@ def report(campaign: Campaign):
 @app.command()
 def trace(
     target: Annotated[
-        str, typer.Argument(help="a run, a published row such as rga-3-11, or a file a stage makes")
+        str, typer.Argument(help="a run, a published row (rga-3-11) or cell (rga-3-11.f1), a file "
+                            "a stage makes, or a line of a table (reports/.../ledger.csv:12)")
     ],
     metric: Annotated[
         str, typer.Argument(help="of a run or a row: se sp acc precision f1 iou mcc auc ap")
@@ -245,53 +248,80 @@ def trace(
     protocol: Annotated[
         str, typer.Option(help="a protocol of params.yaml; default: common, or the row's own")
     ] = "",
-    at: Annotated[str, typer.Option(help="a commit: a file's stages as they were then")] = "",
+    at: Annotated[str, typer.Option(metavar="COMMIT", help="as it stood in that commit")] = "",
     verify: Annotated[
         bool, typer.Option("--verify", help="hash all that is behind it again; exit 1 if altered")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--rerun", help="predict and score again; exit 1 if it differs")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
-):
+):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
-    from resegment import published
     from resegment import trace as tracing
-    from resegment.trace import upstream
+    from resegment.trace import check, past, tables, upstream
 
-    if at and (metric or verify):
-        raise UserError("--at shows the stages of a file: give neither a metric nor --verify")
-    if not metric or verify:
-        table, _, number = target.rpartition(":")
-        row = upstream.line(target, at or None) if table and number.isdigit() else {}
-        path = f"{paths.scores(target)}" if metric else table if row else target
-        stages = upstream.behind(path, upstream.read("dvc.lock", at or None)["stages"])
-        wrong = upstream.verify(stages, upstream.read(str(paths.PARAMS))) if verify else []
-        if verify and row:
-            wrong += upstream.disagreement(target, row)
-        if as_json:
-            typer.echo(json.dumps({"line": row, "stages": stages, "altered": wrong}, indent=1))
-        else:
-            said = wrong or (["all that is here is what was recorded"] if verify else [])
-            columns = [f"  {k:14} {v}" for k, v in row.items()]
-            typer.echo("\n".join([target, *columns, upstream.described(stages), *said]))
-        if wrong:
+    if cell := re.fullmatch(r"([a-z]+-\d+-\d+)\.(\w+)", target):
+        target, metric = cell.groups()
+    if at and (verify or again):
+        raise UserError("--verify and --rerun judge what is here now: give them without --at")
+    if again and (verify or not metric):
+        raise UserError("--rerun is of a run or a published row: name a metric, without --verify")
+    if at and metric:
+        runs = ([{"run": target, "protocol": "common"}] if "/" in target
+                else past.measuring(target, at))  # fmt: skip
+        found = [past.trace(r["run"], metric, protocol or r["protocol"], at) for r in runs]
+        _show(found, past.text, as_json)
+        return
+    if verify:
+        found = check.check(target, metric, protocol)
+        _show([found], check.text, as_json)
+        if found["altered"]:
             raise typer.Exit(1)
         return
-    params = config.load()
-    if "/" in target:
-        runs = [config.find(params, target)]
-    else:
-        published.row(target)
-        every = config.runs(params, tuple(params.campaigns))
-        runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
-        if not runs:
-            raise UserError(f"params.yaml: no run measures the published row {target}")
-    found = []
-    for run in runs:
-        name = protocol or (run["protocol"] if "/" not in target else "common")
-        found.append(tracing.trace(run, metric, name, published.applying(run["paper"])))
+    if again:
+        from resegment import rerun
+        from resegment.protocols import Protocol
+
+        known = {n: Protocol(**p.model_dump()) for n, p in config.load().protocols.items()}
+        found = [rerun.rerun(run, metric, name, known)
+                 for run, name in tracing.asked(target, protocol)]  # fmt: skip
+        _show(found, rerun.text, as_json)
+        if any(f["differences"] for f in found):
+            raise typer.Exit(1)
+        return
+    if tables.split(target):
+        _show([tables.follow(target, at or None)], tables.text, as_json)
+        return
+    if not metric:
+        stages = upstream.behind(target, upstream.read("dvc.lock", at or None)["stages"])
+        _show([{"file": target, "stages": stages}], upstream.text, as_json)
+        return
+    from resegment import published
+
+    found = [tracing.trace(run, metric, name, published.applying(run["paper"]), run.get("on"))
+             for run, name in tracing.asked(target, protocol)]  # fmt: skip
+    _show(found, tracing.text, as_json)
+
+
+def _show(found: list[dict], text: Callable[[dict], str], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=1))
     else:
-        typer.echo("\n\n".join(map(tracing.text, found)))
+        typer.echo("\n\n".join(map(text, found)))
+
+
+@app.command()
+def audit(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ROW|PAPER]...")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    referee: Annotated[bool, typer.Option("--referee", help="ask mlscorecheck too")] = False,
+):
+    """Say of every published row which protocol can have produced it, or that none can."""
+    from resegment import audit as auditing
+
+    rows = auditing.table(names or [], referee)
+    typer.echo(json.dumps(rows, indent=1) if as_json else auditing.text(rows))
 
 
 @app.command(name="models")

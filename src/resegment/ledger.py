@@ -28,7 +28,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from resegment import claims, files, metrics, paths, protocols, published, stats, verdicts
+from resegment import audit, claims, files, metrics, paths, protocols, published, stats, verdicts
 from resegment.errors import UserError
 from resegment.metrics import METRICS, STRUCTURE
 
@@ -59,7 +59,8 @@ def build(campaign: str, runs: list[dict]) -> None:
     for run in runs:
         experiments.setdefault(run["experiment"], []).append(run)
     measured = {run["run"]: _measured(run) for run in runs}
-    wrong = published.contradictions()
+    rows = audit.table()
+    wrong = audit.contradictions(rows)
     groups = experiments.values()
     tables = {
         "scores": (SCORES, [r for group in groups for r in _scores(group, measured)]),
@@ -67,6 +68,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "claims": _named(claims.HEADER, claims.table(runs, measured, wrong)),
         "comparisons": _named(COMPARISONS, _comparisons(list(groups))),
         "sensitivity": _named(SENSITIVITY, [r for run in runs for r in _sensitivity(run)]),
+        "audit": _named(audit.COLUMNS, rows),
         "calibration": _named(CALIBRATION, [r for run in runs for r in _calibration(run)]),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
         "history": _history(runs),

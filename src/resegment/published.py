@@ -5,7 +5,8 @@ cells.csv          one row per printed number. A row id is paper-table-row ("rga
                    the digits the paper printed: they say how far the number was rounded.
 tables.csv         one row per printed table.
 claims.csv         what the papers claim in words, and the experiments that can tell (`claims`).
-contradictions.csv rows whose metrics no single result can have given, and the arithmetic.
+testsets.csv       the labels of known test sets, image by image (`audit`).
+same_run.csv       rows that print a run of another table once more (`audit`).
 deviations.csv     where a paper is silent or contradicts itself: what it says, what is done here
                    and why; the files in `where` cite the id.
 """
@@ -22,7 +23,6 @@ SCHEMA = {
               "metric", "value", "unit", "note"),
     "tables": ("paper", "table", "caption", "dataset", "units", "notes"),
     "deviations": ("id", "paper", "paper_says", "done", "why", "where"),
-    "contradictions": ("row", "metrics", "reason"),
     "claims": ("id", "paper", "statement", "kind", "dataset", "metric", "a", "b", "published",
                "note"),
 }  # fmt: skip
@@ -30,7 +30,6 @@ KEYS = {
     "cells": ["cell"],
     "tables": ["paper", "table"],
     "deviations": ["id"],
-    "contradictions": ["row"],
     "claims": ["id"],
 }
 KINDS = ("value", "count", "effect", "size", "above", "none")
@@ -131,21 +130,6 @@ def claims() -> list[dict]:
                 wrong = t["id"] == claim["id"]
                 _demand(t, "claims", wrong, "published is a number, a cell, or cell - cell")
         out.append({**claim, "b": claim["b"].split(), "value": value, "resolution": resolution})
-    return out
-
-
-def contradictions() -> dict[str, str]:
-    """Cell id -> why no single result can have given it."""
-    t, known = _read("contradictions"), set(cells()["cell"])
-    out = {
-        f"{row}.{metric}": reason
-        for row, metrics, reason in t.itertuples(index=False)
-        for metric in metrics.split()
-    }
-    absent = sorted(set(out) - known)
-    if absent:
-        where = paths.PUBLISHED / "contradictions.csv"
-        raise UserError(f"{where}: cells.csv has no cell {absent[0]}: correct row or metrics")
     return out
 
 

@@ -163,9 +163,9 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
     return out
 
 
-TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "calibration",
+TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "audit", "calibration",
           "curves", "history", "cross")  # fmt: skip
-PUBLISHED = ("cells", "tables", "contradictions", "claims", "deviations", "notes")
+PUBLISHED = ("cells", "tables", "testsets", "same_run", "claims", "deviations", "notes")
 TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
 
 

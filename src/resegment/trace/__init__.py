@@ -6,6 +6,7 @@ the files on disk and git; `agreement` says where the four tell the same story.
 
 import json
 import subprocess
+from collections.abc import Iterable
 from hashlib import md5 as md5_of
 from pathlib import Path
 
@@ -29,48 +30,59 @@ def folder_md5(folder: Path) -> str:
     return md5_of(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
-def trace(run: dict, metric: str, protocol: str, deviations: list[str]) -> dict:
+def trace(
+    run: dict,
+    metric: str,
+    protocol: str,
+    deviations: list[str],
+    on: str | None = None,
+    lock: dict | None = None,
+) -> dict:
     """Everything behind `metric` of a run under a protocol of scores/metrics.json.
 
-    run: as `config.resolve` gives it; deviations: ids that apply to its paper. Raises
-    UserError where the number or the record of its making does not exist.
+    run: as `config.resolve` gives it; metric: "" for everything but the value; deviations: ids
+    that apply to its paper; on: the other dataset whose maps are meant; lock: `lock_now()` if it
+    is known. `agreement` holds None where a file that would tell is not here. Raises UserError
+    where the number or the record of its making does not exist.
     """
-    lock = _lock()
-    scores = paths.scores(run["run"]) / "metrics.json"
-    values = _value(scores, metric, protocol)
-    stages = {v: _stage(lock, f"{v}@{run['run']}") for v in ("train", "predict", "score")}
-    data = f"{run['split']}/{run['recipe']}"
-    prepared = next((_stage(lock, f"{v}@{data}") for v in ("prepare", "prepare-large")
-                     if f"{v}@{data}" in lock), None)  # fmt: skip
-    if prepared is None:
-        raise UserError(f"dvc.lock has no stage for data/prepared/{data}: run `dvc repro`")
-    stages = {"ingest": _stage(lock, f"ingest@{run['dataset']}"), "prepare": prepared, **stages}
-    manifest = read_json(paths.run(run["run"]) / "manifest.json")
+    lock, maps = lock or lock_now(), paths.cross(run["run"], on) if on else run["run"]
+    scores = paths.scores(maps) / "metrics.json"
+    values = value(scores, metric, protocol) if metric else {}
+    data, cross = f"{run['split']}/{run['recipe']}", "-cross" if on else ""
+    stages = {
+        "ingest": _stage(lock, f"ingest@{on or run['dataset']}"),
+        "prepare": _stage(lock, f"prepare@{data}", f"prepare-large@{data}"),
+        "train": _stage(lock, f"train@{run['run']}", f"train-from@{run['run']}"),
+        "predict": _stage(lock, f"predict{cross}@{maps}"),
+        "score": _stage(lock, f"score{cross}@{maps}"),
+    }
+    manifest_file = paths.run(run["run"]) / "manifest.json"
+    manifest = read_json(manifest_file) if manifest_file.exists() else None
     here = {
         "weights": f"runs/{run['run']}/weights.safetensors",
-        "maps": f"runs/{run['run']}/predictions",
-        "scores": f"runs/{run['run']}/scores",
+        "maps": f"runs/{maps}/predictions",
+        "scores": f"runs/{maps}/scores",
         "data": f"data/prepared/{data}",
-        "native": f"data/native/{run['dataset']}",
+        "native": f"data/native/{on or run['dataset']}",
     }
     maker = {"weights": "train", "maps": "predict", "scores": "score", "data": "prepare",
              "native": "ingest"}  # fmt: skip
     recorded = {k: stages[maker[k]]["outs"].get(path) for k, path in here.items()}
     found = _git_record(recorded["scores"])
+    by_manifest = manifest or {"fingerprints": {}}
+    used = {"threshold_used": values["threshold"]} if metric else {}
     return {
         "run": run["run"],
         "metric": metric,
-        "value": values[metric],
-        "protocol": {"name": protocol, **_definition(protocol),
-                     "threshold_used": values["threshold"]},
+        "value": values.get(metric),
+        "protocol": {"name": protocol, **_definition(protocol), **used} if protocol else {},
         "budget": run["budget"],
         "file": str(scores),
         "parameters": config.trained_by(run),
         "md5": recorded,
-        "code": {"fingerprint": manifest["fingerprints"]["code"], **manifest.get("origin", {})},
-        "device": manifest["device"],
-        "versions": manifest["versions"],
-        "cost": manifest["cost"],
+        "code": {"fingerprint": by_manifest["fingerprints"].get("code"),
+                 **by_manifest.get("origin", {})},
+        **{k: by_manifest.get(k, {}) for k in ("device", "versions", "cost")},
         "deviations": deviations,
         "recorded_in_commit": found,
         "agreement": {
@@ -80,40 +92,75 @@ def trace(run: dict, metric: str, protocol: str, deviations: list[str]) -> dict:
                 stages["predict"]["deps"].get(here["weights"]) == recorded["weights"],
             "training read the prepared data":
                 stages["train"]["deps"].get(here["data"]) == recorded["data"],
-            "manifest names these weights": manifest["weights_md5"] == recorded["weights"],
-            "manifest has the parameters of params.yaml":
+            "manifest names these weights":
+                manifest and manifest["weights_md5"] == recorded["weights"],
+            "manifest has the parameters of params.yaml": manifest and
                 manifest["fingerprints"]["parameters"] == fingerprint(config.trained_by(run)),
-            "dvc.lock has the parameters of params.yaml": all(
-                _params_agree(s["params"]) for s in stages.values()),
+            "dvc.lock has the parameters of params.yaml": _params_agree(stages.values()),
             "source files are those of dvc.lock": all(
-                _on_disk(Path(path)) == digest for s in stages.values()
+                on_disk(Path(path)) == digest for s in stages.values()
                 for path, digest in s["deps"].items() if path.startswith("src/")),
-            "files on disk are those of dvc.lock": all(
-                _on_disk(Path(path)) == recorded[k] for k, path in here.items()
-                if k in ("weights", "maps", "scores")),
+            "files on disk are those of dvc.lock": _agree(
+                on_disk(Path(path)) and on_disk(Path(path)) == recorded[k]
+                for k, path in here.items() if k in ("weights", "maps", "scores")),
             "this dvc.lock entry is committed to git": found is not None,
         },
     }  # fmt: skip
 
 
-def _lock() -> dict:
+def _agree(answers: Iterable[bool | None]) -> bool | None:
+    """False if one is, else None if one is not known, else True."""
+    answers = list(answers)
+    return False if False in answers else None if None in answers else True
+
+
+def asked(target: str, protocol: str) -> list[tuple[dict, str]]:
+    """(run, protocol) of every run that a run's id or a published row stands for.
+
+    An id such as drive-lite/rga-drive/s0/on-stare gives the run with `on`, that other dataset. A
+    row stands for the runs in dvc.lock that measure it, or, if none is, for all that would;
+    protocol: "" for `common`, or the row's own. Raises UserError for what is not known.
+    """
+    params = config.load()
+    if "/" in target:
+        run_id, _, dataset = target.partition("/on-")
+        run = config.find(params, run_id)
+        if dataset and dataset not in run["cross"]:
+            have = ", ".join(run["cross"]) or "none"
+            raise UserError(f"{paths.PARAMS}: {run_id} is not scored on {dataset!r}; cross: {have}")
+        return [(run | {"on": dataset or None}, protocol or "common")]
+    from resegment import published  # pandas is slow to come
+
+    published.row(target)
+    every = config.runs(params, tuple(params.campaigns))
+    runs = [r for r in every if target in r["rows"] and r["dataset"] == r["rows_dataset"]]
+    if not runs:
+        raise UserError(f"params.yaml: no run measures the published row {target}")
+    lock = lock_now()
+    runs = [r for r in runs if f"score@{r['run']}" in lock] or runs
+    return [(r, protocol or r["protocol"]) for r in runs]
+
+
+def lock_now() -> dict:
+    """{stage: its entry} of dvc.lock."""
     try:
         return yaml.load(Path("dvc.lock").read_text(), Loader)["stages"]
     except FileNotFoundError:
         raise UserError("dvc.lock is missing: run `snakemake` or `dvc repro` first") from None
 
 
-def _stage(lock: dict, name: str) -> dict:
-    """{"deps": {path: md5}, "outs": {path: md5}, "params": {key: value}} of a stage."""
-    if name not in lock:
-        raise UserError(f"dvc.lock has no stage {name}: run `dvc repro {name}`")
-    entry = lock[name]
+def _stage(lock: dict, *names: str) -> dict:
+    """{"deps": {path: md5}, "outs": {path: md5}, "params": {key: value}} of the first there is."""
+    entry = next((lock[name] for name in names if name in lock), None)
+    if entry is None:
+        raise UserError(f"dvc.lock has no stage {names[0]}: run `dvc repro {names[0]}`")
     sides = {side: {x["path"]: x.get("md5") for x in entry.get(side, [])}
              for side in ("deps", "outs")}  # fmt: skip
     return sides | {"params": entry.get("params", {}).get(str(paths.PARAMS), {})}
 
 
-def _value(file: Path, metric: str, protocol: str) -> dict:
+def value(file: Path, metric: str, protocol: str) -> dict:
+    """What a metrics.json has under a protocol, the metric among it. Raises UserError if not."""
     if not file.exists():
         run = file.parent.parent.relative_to("runs")
         raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")
@@ -129,14 +176,16 @@ def _definition(protocol: str) -> dict:
     return config.load().protocols[protocol].model_dump()
 
 
-def _params_agree(recorded: dict) -> bool:
+def _params_agree(stages: Iterable[dict]) -> bool:
     from resegment.trace.upstream import at_key, differences  # which imports from here
 
     tree = yaml.load(paths.PARAMS.read_text(), Loader)
-    return not any(differences(k, v, at_key(tree, k)) for k, v in recorded.items())
+    recorded = [item for s in stages for item in s["params"].items()]
+    return not any(differences(k, v, at_key(tree, k)) for k, v in recorded)
 
 
-def _on_disk(path: Path) -> str | None:
+def on_disk(path: Path) -> str | None:
+    """The MD5 that DVC gives what is there; None where nothing is."""
     if path.is_dir():
         return folder_md5(path)
     return md5(path) if path.exists() else None
@@ -155,20 +204,24 @@ def _git_record(digest: str | None) -> str | None:
 
 def text(found: dict) -> str:
     """The trace as lines for a person."""
-    p = found["protocol"]
-    lines = [
-        f"{found['metric']} = {found['value']}",
+    p, at = found["protocol"], found["file"]
+    lines = [f"{found['metric']} = {found['value']}"] if found["metric"] else []
+    lines += [
         f"  run         {found['run']} (budget {found['budget']})",
-        f"  file        {found['file']}",
-        f"  protocol    {p['name']}: {p['region']}, {p['space']} size, "
-        f"{'pooled' if p['pooling'] == 'pixels' else 'mean of images'}, "
-        f"threshold {p['threshold']} ({p['threshold_used']})",
+        f"  file        {at}{'' if Path(at).exists() else ' (not here: `dvc checkout`)'}",
     ]
+    if p:
+        used = f" ({p['threshold_used']})" if "threshold_used" in p else ""
+        lines += [
+            f"  protocol    {p['name']}: {p['region']}, {p['space']} size, "
+            f"{'pooled' if p['pooling'] == 'pixels' else 'mean of images'}, "
+            f"threshold {p['threshold']}{used}"
+        ]
     lines += [f"  md5         {k:8} {v}" for k, v in found["md5"].items()]
     for key in ("parameters", "code", "device", "versions", "cost"):
         lines += [f"  {key:11} {name}: {json.dumps(v)}" for name, v in found[key].items()]
     lines += [f"  deviations  {', '.join(found['deviations']) or 'none'}"]
     lines += [f"  commit      {found['recorded_in_commit'] or 'not committed'}"]
-    lines += [f"  {'agrees' if ok else 'DIFFERS':11} {name}"
-              for name, ok in found["agreement"].items()]  # fmt: skip
+    said = {True: "agrees", False: "DIFFERS", None: "not known"}
+    lines += [f"  {said[ok]:11} {name}" for name, ok in found["agreement"].items()]
     return "\n".join(lines)

@@ -1,6 +1,5 @@
 """The stages behind a file, as dvc.lock has them, and whether what is on disk is what they made."""
 
-import csv
 import difflib
 import subprocess
 from pathlib import Path
@@ -130,6 +129,11 @@ def _float(value) -> float | None:
         return None
 
 
+def text(found: dict) -> str:
+    """{"file", "stages"} as lines for a person."""
+    return f"{found['file']}\n{described(found['stages'])}"
+
+
 def described(stages: dict[str, dict]) -> str:
     """One line a stage: its name, what it made and the MD5."""
     lines = []
@@ -137,32 +141,3 @@ def described(stages: dict[str, dict]) -> str:
         lines += [f"  {name}    {stage['cmd']}"]
         lines += [f"    {o['md5']:36} {o['path']}" for o in stage.get("outs", [])]
     return "\n".join(lines)
-
-
-def line(target: str, at: str | None = None) -> dict[str, str]:
-    """A line of a committed table as {column: text}; `target` is "FILE.csv:12", the header line 1.
-
-    Raises UserError where there is no such file or line.
-    """
-    path, _, number = target.rpartition(":")
-    text = shown(path, at)
-    rows = text.splitlines()
-    if not 2 <= int(number) <= len(rows):
-        raise UserError(f"{path} has no line {number}: it has lines 2 to {len(rows)}")
-    return next(csv.DictReader([rows[0], rows[int(number) - 1]]))
-
-
-def disagreement(target: str, row: dict[str, str]) -> list[str]:
-    """Whether the `value` of a line of scores.csv is that of its run's metrics.json, if it is here.
-
-    Other tables give no line: their MD5 alone is judged, by `verify`.
-    """
-    file = paths.scores(row.get("run", "")) / "metrics.json"
-    if not target.rpartition(":")[0].endswith("/scores.csv") or not file.is_file():
-        return []
-    known = read_json(file)
-    known = known["observer2"] if row["seed"] == "observer2" else known
-    found = known[row["protocol"]][row["metric"]]
-    want = "" if found is None else f"{round(found, 6) + 0.0:.6f}"
-    return [] if row["value"] == want else [
-        f"{target}: value is {row['value']}, {file} has {want}"]  # fmt: skip

@@ -1,0 +1,81 @@
+"""Whether what is here is what dvc.lock records behind a number, a file or a line of a table."""
+
+import csv
+from pathlib import Path
+
+from resegment import paths
+from resegment.datasets import sums
+from resegment.trace import asked, tables, value
+from resegment.trace.upstream import behind, described, read, verify
+
+
+def check(target: str, metric: str, protocol: str) -> dict:
+    """Hash everything behind a run or a published row (with a metric), a file or a table's line.
+
+    `altered`: one line for each thing that is not as recorded. `absent`: what is recorded and not
+    here, so that nothing is known of it. Raises UserError where there is no such number or file.
+    """
+    line = tables.split(target)
+    values, row, wrong = [], {}, []
+    if metric:
+        runs = asked(target, protocol)
+        ids = [paths.cross(r["run"], r["on"]) if r.get("on") else r["run"] for r, _ in runs]
+        files = [str(paths.scores(i)) for i in ids]
+        values = [
+            {"run": i, "metric": metric, "protocol": name,
+             "value": value(paths.scores(i) / "metrics.json", metric, name)[metric]}
+            for i, (_, name) in zip(ids, runs, strict=True)
+        ]  # fmt: skip
+        campaigns = dict.fromkeys(run["campaign"] for run, _ in runs)
+        wrong += [said for c in campaigns for said in _of_row(c, target, metric)]
+    else:
+        files = [line[0] if line else target]
+        row = tables.line(target) if line else {}
+        wrong += tables.disagreement(target, row) if line else []
+    lock = read("dvc.lock")["stages"]
+    stages = {name: s for file in files for name, s in behind(file, lock).items()}
+    wrong = verify(stages, read(str(paths.PARAMS))) + wrong
+    return {"target": target, "values": values, "line": row, "stages": stages, "altered": wrong,
+            "absent": absent(stages)}  # fmt: skip
+
+
+def _of_row(campaign: str, row: str, metric: str) -> list[str]:
+    """Lines of a campaign's ledger with a published number that its runs no longer give."""
+    table = paths.reports(campaign) / "ledger.csv"
+    if not table.is_file():
+        return []
+    with open(table, newline="") as f:
+        lines = list(enumerate(csv.DictReader(f), 2))
+    return [said for number, line in lines if (line["row"], line["metric"]) == (row, metric)
+            for said in tables.disagreement(f"{table}:{number}", line)]  # fmt: skip
+
+
+def absent(stages: dict[str, dict]) -> list[str]:
+    """The recorded files and folders, and the originals of a registry, that are not here."""
+    recorded = dict.fromkeys(entry["path"] for stage in stages.values() for side in ("deps", "outs")
+                             for entry in stage.get(side, []))  # fmt: skip
+    out = [path for path in recorded if not Path(path).exists()]
+    for path in (Path(p) for p in recorded):
+        if path.parent == paths.REGISTRY and path.exists():
+            known = sums.read(path).expected
+            lost = [name for name in known if not (paths.raw(path.stem) / name).is_file()]
+            out += [f"{paths.raw(path.stem)} ({len(lost)} of {len(known)} files)"] if lost else []
+    return out
+
+
+def text(found: dict) -> str:
+    """What `check` found, as lines for a person; the verdict last."""
+    lines = [found["target"]]
+    lines += [f"  {v['metric']} = {v['value']} ({v['run']}, {v['protocol']})"
+              for v in found["values"]]  # fmt: skip
+    lines += [f"  {k:14} {v}" for k, v in found["line"].items()]
+    lines += [described(found["stages"])]
+    lines += [f"  ALTERED     {line}" for line in found["altered"]]
+    lines += [f"  not here    {line}" for line in found["absent"]]
+    altered, lost = len(found["altered"]), len(found["absent"])
+    if lost:
+        lines += ["  `dvc checkout` or `dvc pull` brings recorded files; `resegment data status` "
+                  "says where originals come from"]  # fmt: skip
+    judged = f"{altered} altered" if altered else "what is here is as recorded"
+    verdict = f"{judged}; {lost} not here, so not verified" if lost else judged
+    return "\n".join([*lines, verdict if altered or lost else "all as recorded"])

@@ -1,0 +1,147 @@
+"""From a line of a campaign's table to the runs behind it."""
+
+import csv
+import math
+import re
+import statistics
+from pathlib import Path
+
+from resegment import config, paths, published
+from resegment.errors import UserError
+from resegment.files import read_json
+from resegment.trace import lock_now, on_disk, past, trace
+from resegment.trace import text as text_of_run
+from resegment.trace.upstream import read, shown
+
+
+def split(target: str) -> tuple[str, int] | None:
+    """("reports/a/ledger.csv", 12) of "reports/a/ledger.csv:12"; None for anything else."""
+    table, _, number = target.rpartition(":")
+    return (table, int(number)) if table and number.isdigit() else None
+
+
+def line(target: str, at: str | None = None) -> dict[str, str]:
+    """A line of a committed table as {column: text}; the header is line 1.
+
+    Raises UserError where there is no such file or line.
+    """
+    path, number = split(target)
+    rows = shown(path, at).splitlines()
+    if not 2 <= number <= len(rows):
+        raise UserError(f"{path} has no line {number}: it has lines 2 to {len(rows)}")
+    return next(csv.DictReader([rows[0], rows[number - 1]]))
+
+
+def runs(target: str, row: dict[str, str], lock: dict) -> list[tuple[str, str | None]]:
+    """(run, the other dataset it was scored on or None) of every run that a line is made of.
+
+    Columns say which: runs, run, experiment and seed, or a and b, which are experiments with every
+    seed in dvc.lock. Raises UserError for a table that names no run.
+    """
+    campaign = Path(split(target)[0]).parent.name
+    if row.get("runs"):
+        return [(r, None) for r in row["runs"].split()]
+    if row.get("run"):
+        return [(row["run"], row.get("scored_on"))]
+    if row.get("experiment") and row.get("seed"):
+        return [(f"{campaign}/{row['experiment']}/s{row['seed']}", None)]
+    found = [
+        (name.partition("@")[2], None)
+        for experiment in f"{row.get('a', '')} {row.get('b', '')}".split()
+        for name in sorted(lock, key=_numbers)
+        if re.fullmatch(rf"score@{re.escape(campaign)}/{re.escape(experiment)}/s\d+", name)
+    ]
+    if not found:
+        raise UserError(f"{target} names no run of dvc.lock (in runs, run, experiment and seed, or "
+                        "a and b)")  # fmt: skip
+    return found
+
+
+def _numbers(name: str) -> list:
+    """A key by which s10 comes after s9."""
+    return [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
+
+
+def follow(target: str, at: str | None = None) -> dict:
+    """A line of a table, whether the table is the recorded one, and the trace of each of its runs.
+
+    A run that cannot be traced has {"run", "problem"}. Raises UserError as `line` and `runs` do.
+    """
+    row = line(target, at)
+    lock = read("dvc.lock", at)["stages"] if at else lock_now()
+    table = split(target)[0]
+    made = {o["path"]: (name, o["md5"]) for name, s in lock.items() for o in s.get("outs", [])}
+    maker, digest = made.get(table, (None, None))
+    found = [_traced(run, on, at, lock) for run, on in runs(target, row, lock)]
+    return {"target": target, "line": row, "stage": maker, "md5": digest,
+            "recorded": None if at else on_disk(Path(table)) == digest, "runs": found}  # fmt: skip
+
+
+def _traced(run_id: str, on: str | None, at: str | None, lock: dict) -> dict:
+    try:
+        if at:
+            scores = paths.scores(paths.cross(run_id, on)) if on else None
+            return past.recorded(run_id, at, scores and str(scores))
+        run = config.find(config.load(), run_id)
+        return trace(run, "", "", published.applying(run["paper"]), on, lock)
+    except UserError as e:
+        return {"run": run_id, "problem": str(e)}
+
+
+def text(found: dict) -> str:
+    """What `follow` found, as lines for a person."""
+    lines = [found["target"], *(f"  {k:14} {v}" for k, v in found["line"].items())]
+    lines += [f"  {'stage':14} {found['stage'] or 'none in dvc.lock'}"]
+    if found["recorded"] is not None:
+        said = "agrees" if found["recorded"] else "DIFFERS"
+        lines += [f"  {said:14} this table is the one that dvc.lock records"]
+    out = ["\n".join(lines)]
+    for run in found["runs"]:
+        if "problem" in run:
+            out.append(f"  run         {run['run']}\n  not known   {run['problem']}")
+        else:
+            out.append((text_of_run if "agreement" in run else past.text)(run))
+    return "\n\n".join(out)
+
+
+def disagreement(target: str, row: dict[str, str]) -> list[str]:
+    """Where a line of scores.csv, cross.csv or ledger.csv is not what metrics.json gives.
+
+    `value` is computed anew from the run's file, `mean` and `sd` from those of all seeds, where
+    they are here. Other tables give no line: their MD5 alone is judged, by `verify`.
+    """
+    name = Path(split(target)[0]).name
+    if name in ("scores.csv", "cross.csv"):
+        run = paths.cross(row["run"], row["scored_on"]) if "scored_on" in row else row["run"]
+        files, columns = [paths.scores(run) / "metrics.json"], ("value",)
+    elif name == "ledger.csv":
+        file = "scores/metrics.json" if row["protocol"] else "manifest.json"
+        files = [paths.run(r) / file for r in row["runs"].split()]
+        columns = ("mean", "sd")
+    else:
+        return []
+    if not all(f.is_file() for f in files):
+        return []
+    values = [_value(f, row) for f in files]
+    if name == "ledger.csv":
+        sd = statistics.stdev(values) if len(values) > 1 else math.nan
+        values = [statistics.fmean(values), sd]
+    behind = f"{files[0]}{f' and {len(files) - 1} more' if files[1:] else ''}"
+    now = {k: _written(v) for k, v in zip(columns, values, strict=True)}
+    return [f"{target}: {k} is {row[k]}, {behind} gives {v}"
+            for k, v in now.items() if v != row[k]]  # fmt: skip
+
+
+def _value(file: Path, row: dict[str, str]) -> float:
+    """The number of a line in one run's file; the manifest's where the network alone decides it."""
+    known = read_json(file)
+    if not row["protocol"]:
+        return known["model"]["total"] / 1e6
+    known = known["observer2"] if row.get("seed") == "observer2" else known
+    value = known.get(row["protocol"], {}).get(row["metric"])
+    return math.nan if value is None else value
+
+
+def _written(value: float) -> str:
+    """As the ledger writes a number."""
+    return "" if math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
