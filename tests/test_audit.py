@@ -276,9 +276,23 @@ def test_the_other_counts_are_mlscorechecks():
 
 
 def test_the_referee_agrees_on_pooled_rows():
-    found = {r["row"]: r["referee"] for r in audit.table(["rsan-1-04", "rga-4-08"], referee=True)}
-    assert "frame of 01-20 (pooled" in found["rsan-1-04"] and "fov" not in found["rsan-1-04"]
-    assert "pooled" not in found["rga-4-08"]
+    found = {
+        r["row"]: r["referee"]
+        for r in audit.table(["rsan-1-04", "rga-4-08", "rga-2-08"], referee=True)
+    }
+    assert found["rsan-1-04"].startswith("pooled frame of 01-20; means frame")
+    assert "fov" not in found["rsan-1-04"].split(";")[0]
+    assert found["rga-4-08"].startswith("pooled impossible")
+    assert found["rga-2-08"] == ("pooled impossible; means not testable without Se, Sp and Acc")
+
+
+def test_mlscorecheck_says_the_same_of_every_row_that_is_exact(rows):
+    """Where the audit finds one pooled confusion matrix to the digit, so does mlscorecheck."""
+    for name in (*RSAN, "rsan-3-04", "rsan-3-07", "mininet-4-12"):
+        assert "prevalence being" not in rows[name]["sentence"]
+        referee = audit.table([name], referee=True)[0]["referee"]
+        region = rows[name]["protocol"].split(",")[0]
+        assert region in referee.split(";")[0], (name, referee)
 
 
 def test_the_verb_prints_a_table_or_json():
