@@ -61,7 +61,7 @@ def value(run: dict, metric: str, measured: dict) -> float:
         return sum(last) / len(last) / min(losses) - 1 if losses else math.nan
     found = measured[run["run"]]
     if metric == "params_m":
-        return found["model"].get("total", math.nan) / 1e6
+        return found["model"].get("trainable", math.nan) / 1e6
     if metric in ("total", "trainable"):
         return found["model"].get(metric, math.nan)
     score = found["scores"][run["protocol"]][metric]

@@ -174,19 +174,25 @@ def document(params: config.Params) -> dict:
     shapes = templates()
     each = {n: {"foreach": keys, "do": shapes[n]} for n, keys in items(params).items() if keys}
     runs = [r["run"] for r in config.runs(params)]
+    crossed = [paths.cross(r["run"], d) for r in config.runs(params) for d in r["cross"]]
     return {
         "stages": each | campaign_stages(params),
-        "metrics": [f"runs/{r}/scores/metrics.json" for r in runs],
+        "metrics": [f"runs/{r}/scores/metrics.json" for r in (*runs, *crossed)],
         "plots": [
-            {"roc": _plot("fpr", {f"runs/{r}/scores/roc.csv": "tpr" for r in runs})},
-            {"pr": _plot("recall", {f"runs/{r}/scores/pr.csv": "precision" for r in runs})},
+            {"roc": _plot("fpr", {f"runs/{r}/scores/roc.csv": "tpr" for r in runs}, "common")},
+            {
+                "pr": _plot(
+                    "recall", {f"runs/{r}/scores/pr.csv": "precision" for r in runs}, "common"
+                )
+            },
             {"training": _plot("epoch", {f"runs/{r}/history.csv": "train_loss" for r in runs})},
         ],
     }
 
 
-def _plot(x: str, y: dict) -> dict:
-    return {"x": x, "y": y, "template": "simple"}
+def _plot(x: str, y: dict, template: str = "simple") -> dict:
+    """`common` is .dvc/plots/common.json: `simple`, the rows of the common protocol alone."""
+    return {"x": x, "y": y, "template": template}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -208,8 +208,7 @@ def draw_curves(
             continue
         figure = curves.single(curve, table, scores, mine[0])
         words = f"{NAMES[paper]}, figure {number}, re-made: {WORDS[curve]} under the paper's "
-        words += f"protocol ({mine[0]['protocol']}), a line for each of {len(mine)} "
-        words += f"seed{'s' if len(mine) > 1 else ''}. {_runs([name], runs)}"
+        words += f"protocol ({mine[0]['protocol']}), one line a seed. {_runs([name], runs)}"
         if mine[0]["dataset"] != "drive":
             words += f" Images of {mine[0]['dataset']} take the place of drive."
         out[f"paper_{paper}_{number}"] = (figure, words)
