@@ -36,10 +36,10 @@ check: setup    ## formatting, lint, layers
 	resegment plan --check
 
 test: check     ## every test, the slow ones included
-	pytest -n 2
+	pytest -n 2 --dist worksteal
 
 fast: setup     ## the tests that take seconds
-	pytest -n 2 -m "not slow"
+	pytest -n 2 --dist worksteal -m "not slow"
 
 lock: setup     ## write the versions of this environment to requirements.lock
 	$(BIN)/pip freeze --exclude-editable --exclude torch > requirements.lock

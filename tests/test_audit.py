@@ -27,6 +27,10 @@ def rows() -> dict[str, dict]:
     return {r["row"]: r for r in audit.table()}
 
 
+def test_what_is_recorded_is_what_the_rows_say(rows):
+    assert audit.recorded() == list(rows.values())  # else: `resegment audit --write`
+
+
 def printed(values: dict[str, float], digits: int = 4) -> audit.Intervals:
     half = 0.5 * 10.0**-digits
     return {k: (round(v, digits) - half, round(v, digits) + half) for k, v in values.items()}

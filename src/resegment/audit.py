@@ -42,7 +42,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from resegment import paths, published
+from resegment import files, paths, published
 from resegment.errors import UserError
 
 COLUMNS = ("row", "paper", "table", "method", "dataset", "role", "verdict", "protocol",
@@ -478,12 +478,7 @@ def table(names: Iterable[str] = (), referee: bool = False) -> list[dict]:
         rows[row] = group.iloc[0]
         each = zip(group["metric"], group["value"], group["resolution"], strict=True)
         intervals[row] = {metric: (v - unit / 2, v + unit / 2) for metric, v, unit in each}
-    names, out, twins = set(names), [], _twins(set(rows))
-    if absent := sorted(names - {*rows, *published.PAPERS}):
-        where = f"a row of {paths.PUBLISHED / 'cells.csv'} with a metric of performance"
-        raise UserError(
-            f"{absent[0]!r} is neither a paper ({', '.join(published.PAPERS)}) nor {where}"
-        )
+    names, out, twins = _known(names, rows), [], _twins(set(rows))
     for row, first in rows.items():
         if names and not names & {row, first["paper"]}:
             continue
@@ -505,6 +500,31 @@ def table(names: Iterable[str] = (), referee: bool = False) -> list[dict]:
             "referee": _referee(printed, dataset, sets) if referee else "",
         })  # fmt: skip
     return out
+
+
+def _known(names: Iterable[str], rows: Iterable[str]) -> set[str]:
+    """The names, which must be rows or papers."""
+    if absent := sorted({*names} - {*rows, *published.PAPERS}):
+        where = f"a row of {paths.PUBLISHED / 'cells.csv'} with a metric of performance"
+        raise UserError(
+            f"{absent[0]!r} is neither a paper ({', '.join(published.PAPERS)}) nor {where}"
+        )
+    return set(names)
+
+
+def record() -> None:
+    """Write `table()` to data/published/audit.csv: it follows from the other files there alone, so
+    that it is solved once for everybody (a test holds the two together)."""
+    with files.atomic(paths.PUBLISHED / "audit.csv") as tmp:
+        pd.DataFrame(table(), columns=COLUMNS).to_csv(tmp, index=False, lineterminator="\n")
+
+
+def recorded(names: Iterable[str] = ()) -> list[dict]:
+    """The rows of data/published/audit.csv: as `table` gives them, in no time."""
+    t = _read(paths.PUBLISHED / "audit.csv", " ".join(COLUMNS))
+    names = _known(names, t["row"])
+    rows = [{**r, "table": int(r["table"])} for r in t.to_dict("records")]
+    return [r for r in rows if not names or names & {r["row"], r["paper"]}]
 
 
 def contradictions(rows: list[dict]) -> dict[str, str]:

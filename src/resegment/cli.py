@@ -318,11 +318,16 @@ def audit(
     names: Annotated[list[str] | None, typer.Argument(metavar="[ROW|PAPER]...")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     referee: Annotated[bool, typer.Option("--referee", help="ask mlscorecheck too")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="solve all rows anew: data/published/audit.csv")
+    ] = False,
 ):
     """Say of every published row which protocol can have produced it, or that none can."""
     from resegment import audit as auditing
 
-    rows = auditing.table(names or [], referee)
+    if write:
+        auditing.record()
+    rows = auditing.table(names or [], True) if referee else auditing.recorded(names or [])
     typer.echo(json.dumps(rows, indent=1) if as_json else auditing.text(rows))
 
 

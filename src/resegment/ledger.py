@@ -59,7 +59,7 @@ def build(campaign: str, runs: list[dict]) -> None:
     for run in runs:
         experiments.setdefault(run["experiment"], []).append(run)
     measured = {run["run"]: _measured(run) for run in runs}
-    rows = audit.table()
+    rows = audit.recorded()
     wrong = audit.contradictions(rows)
     groups = experiments.values()
     tables = {
