@@ -503,7 +503,7 @@ def test_the_convlstm_papers_curves_are_drawn_under_its_protocol(tmp_path, monke
         lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 60]
         assert len(lines) == 2  # of its own protocol: as many in the table are of the common one
         assert f"figure {number}, re-made: {words} under the paper's protocol (frame-net" in text
-        assert "a line for each of 2 seeds" in text and "Images of sample take" in text
+        assert "one line a seed" in text and "Images of sample take" in text
 
 
 def test_without_a_second_observer_there_is_no_diamond(campaign):
