@@ -21,7 +21,6 @@ HEADER = ("claim", "paper", "statement", "dataset", "metric", "protocol", "a", "
           "budget", "verdict", "reason")  # fmt: skip
 SAID = dict(zip(verdicts.NUMBER, ("supported", "not supported", "undecided", "not run"),
                 strict=True))  # fmt: skip
-NOTHING = (math.nan, math.nan)
 
 
 def table(runs: list[dict], measured: dict, wrong: dict[str, str]) -> list[dict]:
