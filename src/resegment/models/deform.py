@@ -77,8 +77,7 @@ def deform_conv2d(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, paddi
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     x, offset, mask, weight = (t.to(dtype) for t in (x, offset, mask, weight))
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
-    if not traced and dtype == torch.float32 and x.device.type == "cpu" and library():
+    if _is_for_library(x) and library():
         return by_library(x, offset, mask, weight, padding)
     if KERNEL is not None:
         return KERNEL(x, offset, weight, padding=padding, mask=mask)
@@ -98,6 +97,11 @@ def by_taps(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, padding: in
         tap = F.grid_sample(x, place, align_corners=False)  # (B, C, H', W')
         y = y + F.conv2d(tap * mask[:, k : k + 1], weight[:, :, i, j, None, None])
     return y
+
+
+def _is_for_library(x: Tensor) -> bool:
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
+    return not traced and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
 
 
 def by_library(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, padding: int) -> Tensor:
