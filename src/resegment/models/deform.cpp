@@ -315,7 +315,8 @@ template <typename Do> void together(int threads, Do work) {
 }
 
 template <int N> void forward(const Shape& s, const Tensors& t) {
-    const int64_t rows = s.batch * s.out_height, threads = std::min(s.threads, rows);
+    const int64_t rows = s.batch * s.out_height;
+    const int64_t threads = std::clamp<int64_t>(rows, 1, s.threads);
     together(threads, [&](int thread) {
         Work work(s, t);
         for (int64_t r = rows * thread / threads; r < rows * (thread + 1) / threads; ++r)
@@ -325,7 +326,7 @@ template <int N> void forward(const Shape& s, const Tensors& t) {
 
 template <int N> void backward(const Shape& s, const Tensors& t, float* of_weight) {
     const int64_t size = s.outputs * s.rows * s.columns * s.channels;
-    const int64_t threads = std::min(s.threads, s.batch);
+    const int64_t threads = std::clamp<int64_t>(s.batch, 1, s.threads);
     std::vector<double> parts(s.batch * size);  // one an image
     together(threads, [&](int thread) {
         Work work(s, t);

@@ -10,9 +10,9 @@ Offsets lie as torchvision's: (B, 2K, H, W), dy before dx for each tap, taps row
 
 Three forms compute it, all of them the definition and different in the last bits:
 1. compiled: deform.cpp, for float32 on a CPU. The first use on a machine builds it, which takes
-   seconds, and keeps it in ~/.cache/resegment (or $XDG_CACHE_HOME). On one kind of CPU it gives the
-   same bits in every run, with any number of threads; forward shares rows between them, backward
-   images. RESEGMENT_COMPILE=0 in the environment forbids it.
+   seconds, and keeps it in ~/.cache/resegment (or under $XDG_CACHE_HOME). With one compiler, on one
+   kind of CPU, it gives the same bits in every run and with any number of threads: forward shares
+   out rows among them, backward images. RESEGMENT_COMPILE=0 in the environment forbids it.
 2. torchvision: its kernel, where torchvision loads; it is no dependency, and a torchvision built
    for another torch does not load.
 3. pytorch: each tap is one bilinear sampling and one 1x1 product. Also what torch.export sees.
