@@ -4,6 +4,8 @@
 pixels either way, as a rule.
 """
 
+import ctypes
+
 from benchmarks import Case
 from benchmarks.side import memory
 
@@ -32,15 +34,9 @@ def compiled(x, offset, mask, weight):
     return deform.deform_conv2d(x, offset, mask, weight, 1)
 
 
-def by_taps(x, offset, mask, weight):
-    """What is used without a compiler: one tap after the other."""
-    from resegment.models import deform
-
-    return deform.by_taps(x, offset, mask, weight, 1)
-
-
 def at_once(x, offset, mask, weight):
-    """All taps in one sampling, one above the other, and one product: faster than `by_taps`."""
+    """All taps in one sampling, one above the other, and one product: on a CPU the fastest of
+    PyTorch's own forms, and with less memory than deform.by_taps."""
     import torch
     import torch.nn.functional as F
 
@@ -96,6 +92,7 @@ def weighed(conv):
     def side():
         both(conv, *inputs(64))
         tensors = inputs()
+        ctypes.CDLL(None).malloc_trim(0)  # nothing free is left to be used again
         yield 1
         before = memory("VmRSS")
         both(conv, *tensors)
