@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from resegment import augment, checkpoint, config, files, models, pairs, paths, train
+from resegment import augment, checkpoint, config, files, models, pairs, paths, resident, train
 from resegment.errors import UserError
 
 AUGMENT = config.Augment().model_dump()
@@ -330,6 +330,19 @@ def test_every_item_is_drawn_once_an_epoch_and_in_another_order_each_time():
     assert len(longer) == 25 and max(map(longer.count, range(10))) == 3
 
 
+def test_a_training_from_the_device_learns_the_same(run, monkeypatch):
+    """Its views differ in roundings, not in what they show; here the device is the CPU."""
+
+    def loss(name: str) -> float:
+        return float(fresh(run, name)[1].splitlines()[-1].split(",")[2])
+
+    run["train"]["augment"] |= {"rotate": 180.0, "scale": 0.1, "flips": True}
+    host = loss("host")
+    monkeypatch.setattr(resident, "placed", resident.Resident)
+    assert loss("device") == pytest.approx(host, rel=0.02) and loss("device") != host
+
+
+@pytest.mark.slow
 def test_a_network_in_one_graph_takes_the_same_steps():
     """What a GPU compiles under determinism fast is the same function: here without code for it."""
     how = {"loss": {"bce": 1.0}, "alpha": "one", "precision": "fp32"}
@@ -345,5 +358,5 @@ def test_a_network_in_one_graph_takes_the_same_steps():
         cpu = torch.device("cpu")
         return [train.step(network, optimiser, image, label, how, cpu).item() for _ in range(3)]
 
-    for name in ("unet", "rga_net", "mini_net"):
+    for name in ("rga_net", "mini_net"):
         assert np.allclose(*(losses_of(name, {}, c) for c in (False, True)), rtol=1e-4), name

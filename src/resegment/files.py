@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -89,5 +90,7 @@ def write_manifest(folder: str | Path, **extra: object) -> None:
     """Write `folder/manifest.json`: the MD5 of every file beside it, and `extra`."""
     folder = Path(folder)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {n: md5(folder / n) for n in names if n != "manifest.json"}
+    names = [n for n in names if n != "manifest.json"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
+        files = dict(zip(names, pool.map(md5, (folder / n for n in names)), strict=True))
     write_json(folder / "manifest.json", {"files": files, **extra})

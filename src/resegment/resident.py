@@ -23,6 +23,11 @@ def fits(pairs: Pairs) -> bool:
     return len(sizes) == 1 and not any(pairs.how["jitter"].values())
 
 
+def placed(pairs: Pairs, device: torch.device) -> "Pairs | Resident":
+    """The pairs on a GPU where they `fit`; else as they are, warped by threads of the host."""
+    return Resident(pairs, device) if device.type == "cuda" and fits(pairs) else pairs
+
+
 class Resident:
     """`Pairs` whose batches are made on `device`; it must `fit`."""
 

@@ -161,7 +161,7 @@ def fit(
     threads = train["workers"]
     if device.type == "cuda":
         threads = threads or 2
-        pairs = resident.Resident(pairs, device) if resident.fits(pairs) else pairs
+    pairs = resident.placed(pairs, device)
 
     # 3. Resume where a killed training of the same parameters, data and code stopped.
     saved = checkpoint.path(run["run"], fingerprint(prints))
