@@ -40,18 +40,19 @@ README = """\
 
     python run.py [--device auto|cpu|cuda] [--side-by-side N] [RUN...]
 
-It needs Python 3.11 or newer with {packages}; no network.
 --side-by-side 3 keeps three runs on each card at the same time. Stopped or killed, the same
 command goes on after the last whole epoch. Finished runs are skipped; a run that fails leaves the
-others alone and makes the exit code 1. The command checks this copy first, and so does
-`md5sum --quiet -c {sums}`.
+others alone and makes the exit code 1. The command checks this copy first, as does
+`md5sum --quiet -c {sums}`. It needs no network, and Python 3.11 or newer with
+{packages}
 
-Results stand in runs/. Bring the folder home (of it, {runs}, {sums} and runs/ are enough) and type
-in the checkout that it came from:
+Results stand in runs/. Bring the folder home ({runs}, {sums} and runs/ are enough of it)
+and type in the checkout that it came from:
 
     resegment adopt FOLDER
 
-From commit {commit}{dirty}. Images of {sets}: their licences go with them.
+Made from commit {commit}{dirty}.
+It holds images of {sets}: their licences go with them.
 
 {names}
 """
@@ -95,8 +96,9 @@ def prepared(run: dict, params: config.Params) -> Path:
     file, wanted = folder / "manifest.json", recipe.model_dump(mode="json", exclude={"cache"})
     if not file.is_file() or read_json(file)["recipe"] != wanted:
         stage = f"prepare{'' if recipe.cache else '-large'}@{key}"
-        raise UserError(f"{folder} is {'of another recipe' if file.is_file() else 'missing'}: "
-                        f"`dvc repro {stage}`, with a campaign active that has it")  # fmt: skip
+        raise UserError(f"{run['run']}: {folder} is "
+                        f"{'of another recipe' if file.is_file() else 'missing'}: `dvc repro "
+                        f"{stage}`, with a campaign active that has it")  # fmt: skip
     return folder
 
 
@@ -214,10 +216,11 @@ def bundle(runs: list[dict], params: config.Params, out: Path, origin: dict) -> 
             "runs": [{"run": r, "trained_by": config.trained_by(r), "maps": maps(r)} for r in runs],
         })  # fmt: skip
         (folder / "run.py").write_text(COMMAND)
-        needs = [f"{p['package']} >= {p['least']} ({p['home']} at home)" for p in packages.values()]
+        needs = [f"    {p['package']} >= {p['least']} (at home {p['home']})"
+                 for p in packages.values()]  # fmt: skip
         sets = {m["dataset"] for r in runs for m in maps(r)}
         (folder / "README.txt").write_text(README.format(
-            count=len(runs), packages=", ".join(needs), sums=parcel.SUMS, runs=parcel.RUNS,
+            count=len(runs), packages="\n".join(needs), sums=parcel.SUMS, runs=parcel.RUNS,
             commit=origin["git_commit"], sets=", ".join(sorted(sets)),
             dirty=" with changes that are not committed" if origin["git_dirty"] else "",
             names="\n".join(r["run"] for r in runs)))  # fmt: skip

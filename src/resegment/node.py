@@ -130,7 +130,6 @@ def work(runs: list[dict], device: str, side_by_side: int, lock: int) -> int:
     todo = [e for e in runs if not parcel.finished(HERE, e["run"]["run"])]
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them finished; device {device}, "
           f"{side_by_side} at a time", flush=True)  # fmt: skip
-    os.environ["RESEGMENT_PER_CARD"] = str(side_by_side)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs: dict[str, Future] = {}
     cards = len(devices.cards()) if device == "cuda" else 1
@@ -138,7 +137,8 @@ def work(runs: list[dict], device: str, side_by_side: int, lock: int) -> int:
         try:
             for entry in todo:
                 first = jobs.get(entry["run"]["initial"])
-                jobs[entry["run"]["run"]] = pool.submit(carry_out, entry, first, device, lock)
+                job = pool.submit(carry_out, entry, first, device, side_by_side, lock)
+                jobs[entry["run"]["run"]] = job
             failed = {run: why for run, job in jobs.items() if (why := job.result())}
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -152,20 +152,20 @@ def work(runs: list[dict], device: str, side_by_side: int, lock: int) -> int:
     return 1 if failed else 0
 
 
-def carry_out(entry: dict, first: Future | None, device: str, lock: int) -> str:
+def carry_out(entry: dict, first: Future | None, device: str, side_by_side: int, lock: int) -> str:
     """Train and predict one run; returns why it failed, or nothing.
 
     first: the run from whose weights it starts. It was given to the pool before this one, so
     waiting for it cannot block the pool.
     """
-    run = entry["run"]["run"]
+    run, env = entry["run"]["run"], os.environ | {"RESEGMENT_PER_CARD": str(side_by_side)}
     if first and first.result():
         return f"{entry['run']['initial']}, from whose weights it starts, failed"
     for step in STEPS:
         words = [sys.executable, "run.py", "--step", step, "--device", device, run]
         said = ""
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              pass_fds=[lock]) as process:  # fmt: skip
+                              env=env, pass_fds=[lock]) as process:  # fmt: skip
             LIVE.add(process)
             for line in filter(str.strip, process.stdout):
                 said = line.strip().removeprefix(f"{run}: ").removeprefix("run.py: ")

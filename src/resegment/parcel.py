@@ -1,8 +1,8 @@
 """What a bundle is to those who make it, run it and bring its results home.
 
 A folder with `runs.json` (what to train, on what, with which splits), `files.md5` (every file in
-it, as `md5sum -c` reads it), `src/` and `data/`. The node adds runs/<run>/ as a checkout has it, and
-there `bundle.md5`, the MD5 of `files.md5`: this run is finished, and that bundle made it.
+it, as `md5sum -c` reads it), `src/` and `data/`. The node adds runs/<run>/ as a checkout has it,
+and there `bundle.md5`, the MD5 of `files.md5`: this run is finished, and that bundle made it.
 """
 
 import json

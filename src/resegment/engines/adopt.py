@@ -41,7 +41,8 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
             run = entry["run"]["run"]
             try:
                 prove(folder, entry, params, stale, new)
-                out.append({"run": run, "state": compare(folder, entry, replace), "why": ""})
+                state = compare(folder, entry, params, replace)
+                out.append({"run": run, "state": state, "why": ""})
                 new[run] = md5(folder / paths.run(run) / WEIGHTS)
             except UserError as e:
                 out.append({"run": run, "state": "refused", "why": str(e)})
@@ -51,17 +52,16 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
         for entry, found in zip(entries, out, strict=True):
             if found["state"] == "taken":
                 take(folder, entry, params)
-        before = LOCK.read_bytes() if LOCK.exists() else b""
+        before = LOCK.read_bytes() if LOCK.exists() else None
         with _undone(before):
-            for entry in accepted:
-                for stage in made(entry, params):
-                    repo.commit(stage, force=True)
+            _commit(repo, [stage for entry in accepted for stage in made(entry, params)])
     with _undone(before), _repo() as repo:  # what was proven must be what was recorded
         params = config.load()
         stale = _stale(repo, params, accepted)
         for entry in accepted:
             prove(folder, entry, params, stale, {})
-            if stale & set(made(entry, params)):
+            same = compare(folder, entry, params, replace=False) == "here"
+            if not same or stale & set(made(entry, params)):
                 raise UserError(f"{entry['run']['run']}: something changed while it was taken, so "
                                 "nothing is recorded: adopt it again")  # fmt: skip
     return out
@@ -80,14 +80,26 @@ def _repo() -> Iterator:
         raise UserError(f"DVC cannot record it: {' '.join(str(e).split())}") from None
 
 
+def _commit(repo, names: list[str]) -> None:
+    """What `dvc commit -f` does stage by stage, with dvc.lock written once: it may be long."""
+    stages = [stage for name in names for stage in repo.stage.collect(name)]
+    for stage in stages:
+        stage.save()
+        stage.commit()
+    stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+
+
 @contextlib.contextmanager
-def _undone(before: bytes) -> Iterator[None]:
+def _undone(before: bytes | None) -> Iterator[None]:
     """Put dvc.lock back as it was if anything goes wrong."""
     try:
         yield
     except BaseException:
-        with atomic(LOCK) as tmp:
-            tmp.write_bytes(before)
+        if before is None:
+            LOCK.unlink(missing_ok=True)
+        else:
+            with atomic(LOCK) as tmp:
+                tmp.write_bytes(before)
         raise
 
 
@@ -190,20 +202,19 @@ def _maps(folder: Path, drawn: dict, then: dict, run: dict, weights: str) -> Non
                         f"src/resegment): {again}")  # fmt: skip
 
 
-def compare(folder: Path, entry: dict, replace: bool) -> str:
+def compare(folder: Path, entry: dict, params: config.Params, replace: bool) -> str:
     """here | taken: whether the same result is here. UserError where another one is."""
-    name = entry["run"]["run"]
-    here = paths.run(name)
+    run = config.find(params, entry["run"]["run"])
+    here = paths.run(run["run"])
     if not (here / MANIFEST).exists():
         return "taken"
-    trained = [here / WEIGHTS, here / HISTORY]
-    drawn = [paths.predictions(m["id"]) / MANIFEST for m in entry["maps"]]
-    if all(f.exists() and md5(f) == md5(folder / f) for f in [*trained, *drawn]):
-        return "here"
-    if all(f.exists() and md5(f) == md5(folder / f) for f in trained) or replace:
-        return "taken"  # weights that are the same lack maps at most
-    raise UserError(f"{name}: {here} holds another result of this run: --replace puts this one in "
-                    "its place")  # fmt: skip
+    files = [here / WEIGHTS, here / HISTORY,
+             *(paths.predictions(m["id"]) / MANIFEST for m in _wanted(entry, run))]  # fmt: skip
+    other = [f for f in files if f.exists() and md5(f) != md5(folder / f)]
+    if other and not replace:
+        raise UserError(f"{run['run']}: {other[0]} is here from another training: --replace puts "
+                        "this result in its place")  # fmt: skip
+    return "here" if not other and all(f.exists() for f in files) else "taken"
 
 
 def take(folder: Path, entry: dict, params: config.Params) -> None:
