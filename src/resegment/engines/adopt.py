@@ -36,7 +36,7 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
     plan.check(config.load())
     with _repo() as repo:
         params, out, new = config.load(), [], {}
-        stale = _stale(repo, params, entries)
+        stale = set(repo.status())
         for entry in entries:
             run = entry["run"]["run"]
             try:
@@ -57,7 +57,7 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
             _commit(repo, [stage for entry in accepted for stage in made(entry, params)])
     with _undone(before), _repo() as repo:  # what was proven must be what was recorded
         params = config.load()
-        stale = _stale(repo, params, accepted)
+        stale = set(repo.status())
         for entry in accepted:
             prove(folder, entry, params, stale, {})
             same = compare(folder, entry, params, replace=False) == "here"
@@ -82,7 +82,8 @@ def _repo() -> Iterator:
 
 def _commit(repo, names: list[str]) -> None:
     """What `dvc commit -f` does stage by stage, with dvc.lock written once: it may be long."""
-    stages = [stage for name in names for stage in repo.stage.collect(name)]
+    known = {stage.addressing: stage for stage in repo.index.stages}
+    stages = [known[name] for name in names]
     for stage in stages:
         stage.save()
         stage.commit()
@@ -247,12 +248,3 @@ def _upstream(entry: dict, run: dict, params: config.Params, new: dict) -> set[s
     if run["initial"] and run["initial"] not in new:
         stages.add(_training(config.find(params, run["initial"])))
     return stages
-
-
-def _stale(repo, params: config.Params, entries: list[dict]) -> set[str]:
-    """The stale stages among those that make the runs of a bundle or what they are made from."""
-    asked, active = set(), {r["run"]: r for r in config.runs(params)}
-    for entry in entries:
-        if run := active.get(entry["run"]["run"]):
-            asked |= {*made(entry, params), *_upstream(entry, run, params, {})}
-    return set(repo.status(targets=sorted(asked))) if asked else set()
