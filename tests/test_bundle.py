@@ -18,7 +18,19 @@ import numpy as np
 import pytest
 import yaml
 
-from resegment import bundle, config, files, native, node, parcel, paths, predict, prepare, train
+from resegment import (
+    bundle,
+    checkpoint,
+    config,
+    files,
+    native,
+    node,
+    parcel,
+    paths,
+    predict,
+    prepare,
+    train,
+)
 from resegment.engines import adopt
 from resegment.errors import UserError
 
@@ -140,7 +152,7 @@ def test_a_bundle_holds_what_its_runs_read_and_nothing_else(home):
     assert {"run.py", "runs.json", "README.txt"} <= names
 
 
-def test_only_untouched_pairs_travel_with_the_whole_manifest(home, tmp_path):
+def test_only_untouched_pairs_travel_and_are_all_that_training_reads(home, tmp_path):
     change(home, lambda t: t["budgets"]["tiny"].update(recipes={"native": "rga-512"}))
     change(home, lambda t: t["recipes"]["rga-512"].update(resize=[32, 32], rotations=2))
     make_pairs("rga-512")
@@ -153,6 +165,13 @@ def test_only_untouched_pairs_travel_with_the_whole_manifest(home, tmp_path):
         f"{i}-0000_{what}.png" for i in "abc" for what in ("image", "label"))  # fmt: skip
     for name in ("manifest.csv", "manifest.json"):
         assert (pairs / name).read_bytes() == (mine / name).read_bytes()
+    run = config.find(params, UNET)
+    for where in (mine, pairs):
+        out = tmp_path / str(where == mine)
+        train.fit(run, config.trained_by(run), where, out, "cpu", {})
+        checkpoint.remove(UNET)
+    assert files.md5(tmp_path / "True/weights.safetensors") == files.md5(
+        tmp_path / "False/weights.safetensors")  # fmt: skip
 
 
 def test_initial_weights_travel_unless_their_run_does(home, tmp_path):
