@@ -190,6 +190,50 @@ def predict(run_id: RunId, on: On = None, device: Device = "auto"):
 
 
 @app.command()
+def bundle(
+    names: Annotated[list[str], typer.Argument(metavar="RUN|CAMPAIGN...")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="made anew")] = Path("bundle"),
+):
+    """Make one folder that trains and predicts runs on a machine without DVC or network."""
+    from resegment import bundle as stage
+
+    params, source = config.load(), origin()
+    runs = stage.chosen(params, names)
+    made = stage.bundle(runs, params, out, source)
+    typer.echo(f"{out}: {len(runs)} runs, {made['files']} files, {made['bytes'] / 1e6:.1f} MB; on "
+               "the node: python run.py")  # fmt: skip
+    drawn = {(r["run"], m["dataset"]) for r in runs for m in stage.maps(r)}
+    if left := sorted({d for r in runs for d in r["cross"] if (r["run"], d) not in drawn}):
+        typer.echo(f"without maps on {', '.join(left)}: not ingested here")
+    if source["git_dirty"]:
+        typer.echo("src differs from its commit: only a checkout with the same files can adopt it")
+
+
+@app.command()
+def adopt(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="a bundle, with its results")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="also where another result of the run is here")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="prove only, take nothing")] = False,
+):
+    """Take results of a bundle that belong to this checkout; exit 1 if any does not."""
+    from resegment.engines import adopt as stage
+
+    found = stage.adopt(folder, names or [], replace, check)
+    verb = {"taken": "would be taken" if check else "taken", "here": "here already"}
+    for one in found:
+        if one["state"] != "refused":
+            typer.echo(f"{one['run']}: {verb[one['state']]}")
+    for one in found:
+        if one["state"] == "refused":
+            print(f"refused  {one['why']}", file=sys.stderr)
+    if any(one["state"] == "refused" for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def score(run_id: RunId, on: On = None):
     """Count and score the maps of one run under every protocol of params.yaml.
 

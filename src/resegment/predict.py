@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from resegment import models, native, paths
 from resegment.enhance import enhance
-from resegment.files import atomic_folder, write_manifest
+from resegment.files import atomic_folder, md5, write_manifest
 from resegment.geometry import to_network
 from resegment.models.layers import forward_padded, to_input
 
@@ -79,7 +79,9 @@ def predict(run: dict, device: str, dataset: str, splits: dict[str, str], out: P
             image = enhance(native.image(dataset, rows[i]), run["enhance"])
             image = to_network(image, run["geometry"])
             write(folder / f"{i}.png", probability(model, image, device, run["inference"]))
-        write_manifest(folder, run=run["run"], dataset=dataset, geometry=run["geometry"])
+        weights = md5(paths.run(run["run"]) / "weights.safetensors")
+        write_manifest(folder, run=run["run"], dataset=dataset, geometry=run["geometry"],
+                       weights_md5=weights)  # fmt: skip
 
 
 def write(path: Path, probability: np.ndarray) -> None:
