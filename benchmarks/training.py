@@ -1,5 +1,7 @@
 """A training step at the papers' size, and the same network as a plain script would train it."""
 
+import time
+
 import numpy as np
 
 from benchmarks import Case
@@ -81,8 +83,57 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return image, (image[..., 1] > level).astype(np.uint8)
 
 
-def floor():
-    yield 1
+def floor(name: str):
+    """The slower of the two: every layer's output written and read once, its gradient likewise, as
+    fast as memory copies; three times the multiply-adds of an image as fast as oneDNN multiplies.
+    """
+
+    def side():
+        from resegment import devices
+
+        devices.tune_allocator()
+        import torch
+
+        from resegment import costs, models
+
+        torch.set_num_threads(1)
+        network = NETWORKS[name][0]
+        sizes = []
+        with torch.device("meta"):
+            model = models.build(network, {})
+            for module in model.modules():
+                if not list(module.children()):
+                    module.register_forward_hook(lambda *call: sizes.append(call[2].numel() * 4))
+            model(torch.zeros(BATCH, 3, SIZE, SIZE))
+        moved = sum(sizes) * 4  # bytes: written and read, forward and backward
+        macs = 3 * BATCH * costs.cost(network, {}, SIZE, SIZE)["macs"]
+        blocks, n = torch.zeros(2, 2**25), 1024
+        a, b = torch.ones(n, n), torch.ones(n, n)
+
+        def copy() -> None:
+            blocks[1].copy_(blocks[0])  # 128 MiB read and as much written
+
+        def multiply() -> None:
+            torch.mm(a, b)
+
+        def seconds(work) -> float:
+            work()
+            return min(timed(work) for _ in range(3))
+
+        copies, products = moved / (2 * blocks[0].nbytes), macs / n**3
+        byte_bound = copies * seconds(copy) > products * seconds(multiply)
+        work, times = (copy, copies) if byte_bound else (multiply, products)
+        yield 1
+        for _ in range(round(times)):
+            work()
+
+    return side
+
+
+def timed(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def alike(a: list, b: list, within: float) -> str:
@@ -98,6 +149,8 @@ def case(name: str, precision: str, ratio: float, within: float) -> Case:
         ours(name, precision),
         "the same network, PyTorch eager, NCHW, fp32, default allocator",
         plain(name),
+        floor(name),
+        "every layer's output and its gradient written and read once, or all products, in fp32",
         ratio=ratio,
         same=lambda a, b: alike(a, b, within),
         rounds=3,
