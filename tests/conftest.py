@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
-import pytest
+# Before numpy and torch come: the workers of pytest share the cores already.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

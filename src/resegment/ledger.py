@@ -67,9 +67,13 @@ def build(campaign: str, runs: list[dict]) -> None:
         "ledger": (LEDGER, [r for group in groups for r in _ledger(group, measured, wrong)]),
         "claims": _named(claims.HEADER, claims.table(runs, measured, wrong)),
         "comparisons": _named(COMPARISONS, _comparisons(list(groups))),
-        "sensitivity": _named(SENSITIVITY, [r for run in runs for r in measured[run["run"]]["sensitivity"]]),
+        "sensitivity": _named(
+            SENSITIVITY, [r for run in runs for r in measured[run["run"]]["sensitivity"]]
+        ),
         "audit": _named(audit.COLUMNS, rows),
-        "calibration": _named(CALIBRATION, [r for run in runs for r in measured[run["run"]]["calibration"]]),
+        "calibration": _named(
+            CALIBRATION, [r for run in runs for r in measured[run["run"]]["calibration"]]
+        ),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
         "history": _history(runs),
         "cross": (CROSS, [r for run in runs for d in run["cross"] for r in _cross(run, d)]),
