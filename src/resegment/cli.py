@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -458,6 +459,9 @@ def _described(d: dict) -> str:
 
 
 def main():
+    # Before numpy comes: several verbs run side by side, and threads of OpenBLAS that wait for a
+    # core burn it. Alone, too, what is multiplied here is too small for two.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except UserError as e:

@@ -4,6 +4,7 @@
 plain dictionaries, which is all that training, prediction and scoring ever see.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from resegment import paths
 from resegment.errors import UserError
+from resegment.files import Loader
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -222,13 +224,19 @@ def load(path: Path = paths.PARAMS) -> Params:
         text = Path(path).read_text()
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run resegment in the root of a checkout") from None
+    return _parsed(text, str(path))
+
+
+@lru_cache(maxsize=1)
+def _parsed(text: str, path: str) -> Params:
+    """Every verb asks several times, to see a change; a text that is known is not parsed again."""
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, Loader)
     except yaml.YAMLError as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping: it needs the keys {', '.join(_KEYS)}")
-    params = _validated(Params, tree, str(path))
+    params = _validated(Params, tree, path)
     runs(params, tuple(params.campaigns))  # an experiment must make sense under its budget, too
     return params
 
@@ -277,7 +285,7 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
             f"fov: true, which {recipe} has not"
         )
     return {
-        "run": f"{campaign}-{c.budget}/{experiment}/s{seed}",
+        "run": _id(params, campaign, experiment, seed),
         "campaign": f"{campaign}-{c.budget}",
         "experiment": experiment,
         "budget": c.budget,
@@ -305,19 +313,28 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
 
 def runs(params: Params, campaigns: tuple[str, ...] | None = None) -> list[dict]:
     """The runs of the given campaigns (default: the active ones), in the file's order."""
+    return [resolve(params, *named) for named in _named(params, campaigns)]
+
+
+def _named(params: Params, campaigns: tuple[str, ...] | None) -> list[tuple[str, str, int]]:
+    """(campaign, experiment, seed) of each of `runs`."""
     return [
-        resolve(params, campaign, experiment, seed)
+        (campaign, experiment, seed)
         for campaign in (params.active if campaigns is None else campaigns)
         for experiment in params.campaigns[campaign].experiments
         for seed in params.campaigns[campaign].seeds
     ]
 
 
+def _id(params: Params, campaign: str, experiment: str, seed: int) -> str:
+    return f"{campaign}-{params.campaigns[campaign].budget}/{experiment}/s{seed}"
+
+
 def find(params: Params, run_id: str) -> dict:
     """The run of that id, whether its campaign is active or not."""
-    for run in runs(params, tuple(params.campaigns)):
-        if run["run"] == run_id:
-            return run
+    for named in _named(params, tuple(params.campaigns)):
+        if _id(params, *named) == run_id:
+            return resolve(params, *named)
     raise UserError(f"no run {run_id!r} in {paths.PARAMS}: `resegment plan --list` shows them all")
 
 

@@ -67,9 +67,13 @@ def build(campaign: str, runs: list[dict]) -> None:
         "ledger": (LEDGER, [r for group in groups for r in _ledger(group, measured, wrong)]),
         "claims": _named(claims.HEADER, claims.table(runs, measured, wrong)),
         "comparisons": _named(COMPARISONS, _comparisons(list(groups))),
-        "sensitivity": _named(SENSITIVITY, [r for run in runs for r in _sensitivity(run)]),
+        "sensitivity": _named(
+            SENSITIVITY, [r for run in runs for r in measured[run["run"]]["sensitivity"]]
+        ),
         "audit": _named(audit.COLUMNS, rows),
-        "calibration": _named(CALIBRATION, [r for run in runs for r in _calibration(run)]),
+        "calibration": _named(
+            CALIBRATION, [r for run in runs for r in measured[run["run"]]["calibration"]]
+        ),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
         "history": _history(runs),
         "cross": (CROSS, [r for run in runs for d in run["cross"] for r in _cross(run, d)]),
@@ -83,7 +87,8 @@ def build(campaign: str, runs: list[dict]) -> None:
 
 
 def _measured(run: dict) -> dict:
-    """What a run left: scores and intervals by protocol, of the run and of the second observer."""
+    """What a run left: scores and intervals by protocol, of the run and of the second observer,
+    and what other tables make of its histograms, which are read once."""
     folder = paths.scores(run["run"])
     own = _json(folder / "metrics.json", run)
     observer = own.pop("observer2", {})
@@ -93,6 +98,9 @@ def _measured(run: dict) -> dict:
         "scores": own,
         "bounds": {name: stats.intervals(folder, name) for name in own},
         "observer2": observer,
+        "observer2_bounds": {name: stats.intervals(folder, name, True) for name in observer},
+        "sensitivity": _sensitivity(run),
+        "calibration": _calibration(run),
         "model": _json(paths.run(run["run"]) / "manifest.json", run).get("model", {}),
     }
 
@@ -104,8 +112,9 @@ def _scores(group: list[dict], measured: dict) -> Iterable[list]:
         for protocol, values in of_run["scores"].items():
             yield from _metrics(run, run["seed"], protocol, values, of_run["bounds"][protocol])
     first = group[0]
-    for protocol, values in measured[first["run"]]["observer2"].items():
-        bounds = stats.intervals(paths.scores(first["run"]), protocol, observer=True)
+    second = measured[first["run"]]
+    for protocol, values in second["observer2"].items():
+        bounds = second["observer2_bounds"][protocol]
         drawn = {k: v for k, v in values.items() if v is not None}  # a mask has no AUC
         yield from _metrics(first, "observer2", protocol, drawn, bounds)
 
@@ -194,14 +203,14 @@ def _comparisons(groups: list[list[dict]]) -> list[dict]:
     return out
 
 
-def _sensitivity(run: dict) -> Iterable[dict]:
+def _sensitivity(run: dict) -> list[dict]:
     """One run under every protocol."""
     stored = stats.stored(paths.scores(run["run"]))
     rows = protocols.sensitivity(stored["counts"], stored["splits"], list(stored["spaces"]))
     return [run | row | {"threshold": str(row["threshold"])} for row in rows]
 
 
-def _calibration(run: dict) -> Iterable[dict]:
+def _calibration(run: dict) -> list[dict]:
     """The calibration curve of one run, test images pooled."""
     stored = stats.stored(paths.scores(run["run"]))
     hists = protocols.select(stored["counts"], protocols.COMMON, list(stored["spaces"]))

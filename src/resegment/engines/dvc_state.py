@@ -17,9 +17,13 @@ from pathlib import Path
 from resegment.errors import UserError
 
 MARKERS = Path(".snakemake/stale")
+# DVC parses params.yaml anew for every stage, which of 500 stages is most of its time.
 QUESTION = """
+import functools
 import json
+from dvc.dependency import param
 from dvc.repo import Repo
+param.load_path = functools.cache(param.load_path)
 with Repo() as repo:
     print(json.dumps(sorted(repo.status())))
 """

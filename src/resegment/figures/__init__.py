@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from resegment import files, paths
@@ -59,9 +60,17 @@ def build(campaign: str, runs: list[dict]) -> None:
             files.write_manifest(out)
         with files.atomic_folder(folder / "figures") as out:
             for name, (figure, _) in drawn.items():
-                figure.savefig(out / f"{name}.svg", metadata={"Date": None, "Creator": None})
+                _save(figure, out / f"{name}.svg")
             files.write_json(out / "captions.json", said)
             files.write_manifest(out)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Lay out once, then draw once: left to itself, matplotlib draws all of it to lay it out."""
+    FigureCanvasSVG(figure)  # whose text has the widths it will be drawn with
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 def captions(campaign: str) -> dict[str, str]:

@@ -170,18 +170,18 @@ def sensitivity(differences: pd.DataFrame, names: list[str]) -> Figure:
         low, high = np.nanquantile(block.value, [0.01, 0.99]) + np.array([-0.002, 0.002])
         for metric, ax in zip(shown, row, strict=True):
             ax.axvline(0, color="#999999", lw=0.8)
-            for y, name in enumerate(names):
-                mine = block[(block.metric == metric) & (block.experiment == name)]
-                mine = mine.dropna(subset="value")
-                mine = mine.assign(value=mine.value.clip(low, high))
-                ax.plot([mine.value.min(), mine.value.max()], [y, y], lw=8, color="#e6e6e6",
-                        solid_capstyle="butt", zorder=1)  # fmt: skip
-                for dot in mine.itertuples():
-                    colour = regions[dot.region]
-                    lane = y - 0.2 if dot.pooling == "pixels" else y + 0.2
-                    ax.plot(dot.value, lane, shapes[dot.pooling], ms=4, mec=colour, mew=0.9,
-                            color=colour if dot.space == "native" else "none",
-                            clip_on=False)  # fmt: skip
+            mine = block[(block.metric == metric) & block.experiment.isin(names)]
+            mine = mine.dropna(subset="value")
+            mine = mine.assign(value=mine.value.clip(low, high),
+                               y=mine.experiment.map(names.index))  # fmt: skip
+            ends = mine.groupby("y").value.agg(["min", "max"])
+            ax.hlines(ends.index, ends["min"], ends["max"], lw=8, color="#e6e6e6",
+                      capstyle="butt", zorder=1)  # fmt: skip
+            for (region, space, pooling), dots in mine.groupby(SWITCHES[:3], sort=False):
+                ax.plot(dots.value, dots.y + (-0.2 if pooling == "pixels" else 0.2), ls="",
+                        marker=shapes[pooling], ms=4, mec=regions[region], mew=0.9,
+                        color=regions[region] if space == "native" else "none",
+                        clip_on=False)  # fmt: skip
             ax.set_title(SHORT[metric], size=9, weight="bold")
             ax.tick_params(labelsize=7)
             ax.locator_params(axis="x", nbins=3)

@@ -232,7 +232,7 @@ def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
 def _dataset(name: str, runs: list[dict]) -> dict:
     """What is known of a dataset, and how many images stand in each split."""
     path = paths.REGISTRY / "datasets.yaml"
-    registry = yaml.safe_load(path.read_text()) if path.exists() else {}
+    registry = yaml.load(path.read_text(), files.Loader) if path.exists() else {}
     images = list(native.manifest(name).values())
     splits = {}
     for run in (r for r in runs if r["dataset"] == name):

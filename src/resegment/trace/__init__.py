@@ -14,12 +14,7 @@ import yaml
 
 from resegment import config, paths
 from resegment.errors import UserError
-from resegment.files import fingerprint, md5, read_json
-
-try:
-    from yaml import CSafeLoader as Loader
-except ImportError:  # PyYAML built without libyaml: slower, the same answer
-    from yaml import SafeLoader as Loader
+from resegment.files import Loader, fingerprint, md5, read_json
 
 
 def folder_md5(folder: Path) -> str:

@@ -9,8 +9,8 @@ import yaml
 from resegment import paths
 from resegment.datasets import sums
 from resegment.errors import UserError
-from resegment.files import md5, read_json, sha256
-from resegment.trace import Loader, folder_md5
+from resegment.files import Loader, md5, read_json, sha256
+from resegment.trace import folder_md5
 
 
 def shown(name: str, at: str | None = None) -> str:
