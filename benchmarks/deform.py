@@ -28,7 +28,7 @@ def inputs(size: int = SIZE):
 
 
 def compiled(x, offset, mask, weight):
-    from resegment.models import deform
+    from resegment.models.hybridnetseg import deform
 
     assert deform.kernel_in_use() == "compiled"
     return deform.deform_conv2d(x, offset, mask, weight, 1)

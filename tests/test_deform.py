@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resegment import closure
 from resegment.engines import plan
-from resegment.models import deform
+from resegment.models.hybridnetseg import deform
 
 COMPILER = os.environ.get("CXX") or "c++"
 needs_compiler = pytest.mark.skipif(
@@ -231,7 +231,7 @@ def test_without_a_place_to_keep_it_the_library_is_built_all_the_same(fresh, cap
 @needs_compiler
 @pytest.mark.slow
 def test_processes_may_build_at_the_same_time(fresh, root):
-    see = "from resegment.models import deform; print(deform.kernel_in_use())"
+    see = "from resegment.models.hybridnetseg import deform; print(deform.kernel_in_use())"
     env = os.environ | {"PYTHONPATH": str(root / "src")}
     started = [
         subprocess.Popen([sys.executable, "-c", see], env=env, stdout=subprocess.PIPE, text=True)
@@ -242,9 +242,9 @@ def test_processes_may_build_at_the_same_time(fresh, root):
 
 
 def test_the_source_is_code_of_the_networks_and_is_installed(root):
-    assert "models/deform.cpp" in closure.files("resegment.models.hybridnetseg")
-    assert "models/deform.cpp" not in closure.files("resegment.models.rga_net")
-    assert "src/resegment/models/deform.cpp" in plan.code("models.hybridnetseg")
+    assert "models/hybridnetseg/deform.cpp" in closure.files("resegment.models.hybridnetseg")
+    assert "models/hybridnetseg/deform.cpp" not in closure.files("resegment.models.rga_net")
+    assert "src/resegment/models/hybridnetseg/deform.cpp" in plan.code("models.hybridnetseg")
     data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = root / "src/resegment"
     listed = {f for g in data["package-data"]["resegment"] for f in package.glob(g)}

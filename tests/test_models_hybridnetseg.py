@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resegment import models
-from resegment.models import deform
+from resegment.models.hybridnetseg import deform
 
 IMPLEMENTATIONS = [deform.by_taps, *([deform.deform_conv2d] if deform.KERNEL else [])]
 

@@ -15,6 +15,12 @@ def _file(module: str) -> Path | None:
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
 
 
+def module(name: str) -> Path:
+    """The file of a module, or the folder of a package."""
+    file = _file(name)
+    return file.parent if file.name == "__init__.py" else file
+
+
 @cache
 def _imports(module: str) -> frozenset[str]:
     """The modules of the package that a module imports, at any depth of its code."""

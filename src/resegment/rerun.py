@@ -77,13 +77,13 @@ def _again(run: dict, dataset: str, splits: dict, maps: str, protocols: dict, de
         protocols = score.frozen(protocols, run["run"])
     predict.predict(run, device, dataset, splits, paths.predictions(maps))
     score.score(maps, dataset, run["geometry"], protocols, splits)
-    described = train.describe(torch.device(device), run["train"])
+    described = train.describe(torch.device(device), run["train"], run["model"]["name"])
     return _then({"device": described, "versions": {"torch": torch.__version__}})
 
 
 def _then(manifest: dict) -> dict:
     """What decides the bits, out of a run's manifest."""
-    return {**{k: manifest["device"][k] for k in ("type", "name", "threads")},
+    return {**{k: manifest["device"].get(k) for k in ("type", "name", "threads", "kernel")},
             "torch": manifest["versions"]["torch"]}  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def fit(
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "numpy": np.__version__, "opencv": cv2.__version__,
                      "resegment": __version__},
-        "device": describe(device, train),
+        "device": describe(device, train, run["model"]["name"]),
         "cost": {"wall_seconds": round(spent["wall"] + time.monotonic() - clock, 1),
                  "cpu_seconds": round(spent["cpu"] + time.process_time() - cpu, 1),
                  "images": done * (train["samples_per_epoch"] or len(pairs)),
@@ -302,7 +302,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
 
 
-def describe(device: torch.device, train: dict) -> dict:
+def describe(device: torch.device, train: dict, network: str) -> dict:
     """The device as the manifest records it."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
@@ -311,4 +311,5 @@ def describe(device: torch.device, train: dict) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return {"type": device.type, "name": name, "threads": train["threads"],
             "precision": train["precision"], "cores": os.cpu_count(),
-            "determinism": train["determinism"]}  # fmt: skip
+            "determinism": train["determinism"],
+            "kernel": models.kernel(network, device.type)}  # fmt: skip

@@ -34,7 +34,7 @@ def templates() -> dict[str, dict]:
         "recipes.${item.recipe}",
         "budgets.${item.budget}",
     ]
-    network = "src/resegment/models/${item.model}.py"
+    network = "src/resegment/models/${item.model}"  # a module, or a folder that holds nothing else
     prepare = {
         "cmd": "resegment prepare ${key}",
         "deps": [native, split, *code("prepare")],
@@ -96,8 +96,9 @@ def items(params: config.Params) -> dict[str, dict[str, dict]]:
                    "recipe": run["recipe"]}  # fmt: skip
         large = "" if params.recipes[run["recipe"]].cache else "-large"
         out[f"prepare{large}"][data] = of_data
-        of_run = {"experiment": run["experiment"], "model": run["model"]["name"],
-                  "budget": run["budget"], "recipe": run["recipe"]}  # fmt: skip
+        network = closure.module(f"resegment.models.{run['model']['name']}").name
+        of_run = {"experiment": run["experiment"], "model": network, "budget": run["budget"],
+                  "recipe": run["recipe"]}  # fmt: skip
         first = {"initial": run["initial"]} if run["initial"] else {}
         out["train-from" if first else "train"][key] = of_run | {"data": data} | first
         of_maps = {"run": key, "inference": run["inference_name"]}

@@ -25,6 +25,12 @@ def build(name: str, options: dict) -> nn.Module:
         raise UserError(f"params.yaml: model.options of {name}: {e}") from None
 
 
+def kernel(name: str, device: str) -> str | None:
+    """Which form of its own operator a network uses on "cpu" or "cuda"; None: it has none."""
+    in_use = getattr(importlib.import_module(f"resegment.models.{name}"), "kernel_in_use", None)
+    return in_use and in_use(device)
+
+
 def load(model: nn.Module, file: Path) -> nn.Module:
     """Give the network the weights in `file`. Raises UserError where they are not of its kind."""
     try:

@@ -33,7 +33,8 @@ Where the paper is silent or its code disagrees (ids in data/published/deviation
 import torch
 from torch import Tensor, nn
 
-from resegment.models.deform import DeformConv2d
+from resegment.models.hybridnetseg.deform import DeformConv2d
+from resegment.models.hybridnetseg.deform import kernel_in_use as kernel_in_use
 from resegment.models.layers import upsample_to
 
 # Table 1, a row an MNBlock: channels out, stride, kernels, t, se (0: none), and what the code adds,
