@@ -140,6 +140,15 @@ def works(*words: str):
     return side
 
 
+def among_many():
+    """One job that does nothing where 503 stages are recorded: DVC rewrites all of dvc.lock."""
+    checkout = Checkout(SEEDS)
+    checkout.finish()
+    stage = "score@sample-smoke/unet-drive/s3"
+    yield 1
+    checkout.run("dvc", "--wait-for-lock", "repro", "-q", "--single-item", "--force", stage)
+
+
 def starts():
     yield 1
     subprocess.run([sys.executable, "-c", "import dvc.repo.reproduce, dvc.cli.parser"], check=True)
@@ -156,5 +165,7 @@ CASES = [
          works("snakemake", "--cores", "1", "--quiet", "all"), seconds=2, rounds=3,
          floor=starts, floor_is="Python importing DVC"),
     Case("dvc-job", f"one of {6 * FEW + 5} jobs that do nothing", works("dvc", "repro", "-q"),
+         seconds=2, rounds=3, floor=starts, floor_is="Python importing DVC"),
+    Case("dvc-job-of-many", "one job that does nothing, 503 stages recorded", among_many,
          seconds=2, rounds=3, floor=starts, floor_is="Python importing DVC"),
 ]  # fmt: skip
