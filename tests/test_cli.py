@@ -118,7 +118,8 @@ def test_a_plan_out_of_step_is_refused(checkout):
 def test_code_is_found_through_imports_at_any_depth():
     names = closure.files("resegment.train", "resegment.models.rga_net")
     assert set(names) == {
-        *("train.py", "pairs.py", "losses.py", "augment.py", "checkpoint.py", "costs.py"),
+        *("train.py", "resident.py", "pairs.py", "variants.py", "augment.py"),
+        *("losses.py", "checkpoint.py", "costs.py"),
         *("models/__init__.py", "models/layers.py", "models/rga_net.py"),
     }
     assert "metrics.py" in closure.files("resegment.score")
