@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resegment import native, paths, prepare
+from resegment import native, paths, prepare, variants
 from resegment.errors import UserError
 from resegment.geometry import restore, to_network, to_network_mask
 from resegment.ingest import ingest
@@ -64,7 +64,7 @@ def test_no_geometry_is_the_identity(image):
 
 def test_the_papers_set_has_363_variants():
     recipe = PLAIN | {"flips": True, "rotations": 360}
-    made = prepare.operations(recipe)
+    made = variants.operations(recipe)
     assert len(made) == 363 and 20 * len(made) == 7260
     assert made[:3] == [("none", 0.0), ("hflip", 0.0), ("vflip", 0.0)]
     assert [a for _, a in made[3:]] == list(range(1, 361))
@@ -72,10 +72,10 @@ def test_the_papers_set_has_363_variants():
 
 def test_stares_set_has_1083_variants():
     recipe = PLAIN | {"flips": True, "rotations": 360, "flip_rotations": True}
-    made = prepare.operations(recipe)
+    made = variants.operations(recipe)
     assert 10 * len(made) == 10 * len(set(made)) == 10830
     square = np.arange(49, dtype=np.uint8).reshape(7, 7)
-    turned = prepare.apply(square, "rotate-hflip", 90.0, cv2.INTER_NEAREST)
+    turned = variants.apply(square, "rotate-hflip", 90.0, cv2.INTER_NEAREST)
     assert np.array_equal(turned, np.rot90(square)[:, ::-1])
 
 
@@ -86,7 +86,7 @@ def test_quarter_turns_and_flips_move_image_and_label_together():
         ("rotate", 360.0, square), ("hflip", 0, square[:, ::-1]), ("vflip", 0, square[::-1]),
     ]:  # fmt: skip
         for way in (cv2.INTER_LINEAR, cv2.INTER_NEAREST):
-            assert np.array_equal(prepare.apply(square, operation, angle, way), same), operation
+            assert np.array_equal(variants.apply(square, operation, angle, way), same), operation
 
 
 @pytest.fixture
@@ -114,13 +114,13 @@ def test_pairs_on_disk_are_lossless_and_joined_by_id(sample):
         label = native.mask("sample", table[row["id"]], "label").astype(np.uint8) * 255
         written = cv2.imread(str(folder / row["image"]), cv2.IMREAD_COLOR_RGB)
         how = row["operation"], float(row["angle"])
-        assert np.array_equal(written, prepare.apply(image, *how, cv2.INTER_LINEAR))
+        assert np.array_equal(written, variants.apply(image, *how, cv2.INTER_LINEAR))
         mask = cv2.imread(str(folder / row["label"]), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(mask, prepare.apply(label, *how, cv2.INTER_NEAREST))
+        assert np.array_equal(mask, variants.apply(label, *how, cv2.INTER_NEAREST))
         assert set(np.unique(mask)) <= {0, 255}
         fov = native.mask("sample", table[row["id"]], "fov").astype(np.uint8) * 255
         mask = cv2.imread(str(folder / row["fov"]), cv2.IMREAD_UNCHANGED)
-        assert np.array_equal(mask, prepare.apply(fov, *how, cv2.INTER_NEAREST))
+        assert np.array_equal(mask, variants.apply(fov, *how, cv2.INTER_NEAREST))
     recorded = json.loads((folder / "manifest.json").read_text())["files"]
     assert set(recorded) == {p.name for p in folder.iterdir()} - {"manifest.json"}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from resegment import augment, checkpoint, config, files, pairs, paths, train
+from resegment import augment, checkpoint, config, files, models, pairs, paths, train
 from resegment.errors import UserError
 
 AUGMENT = config.Augment().model_dump()
@@ -228,6 +228,11 @@ def test_monitoring_without_validation_images_is_refused(run):
         fit(run)
 
 
+def look(image, label, how, seed, corners=None):
+    rng = np.random.default_rng(seed)
+    return augment.see(image, label, augment.draw(how, rng, *label.shape, corners))
+
+
 @pytest.mark.parametrize("crop", [None, 24])
 def test_augmentation_moves_image_and_label_together(crop):
     how = AUGMENT | {"crop": crop, "flips": True, "rotate": 180.0, "scale": 0.2}
@@ -236,7 +241,7 @@ def test_augmentation_moves_image_and_label_together(crop):
     label[10:25, 5:30] = 1
     image = np.repeat(label[..., None] * 200, 3, 2)
     for i in range(20):
-        x, y = augment.augment(image, label, how, np.random.default_rng(i))
+        x, y = look(image, label, how, i)
         assert x.shape[:2] == y.shape == ((crop, crop) if crop else (40, 44))
         assert set(np.unique(y)) <= {0, 1}
         assert ((x[..., 0] > 100) == y).mean() > 0.97  # they differ at interpolated edges only
@@ -248,7 +253,7 @@ def test_flips_and_crops_alone_lose_nothing():
     image = rng.integers(0, 256, (40, 44, 3), dtype=np.uint8)
     windows = np.lib.stride_tricks.sliding_window_view(image[..., 0], (16, 16)).reshape(-1, 16, 16)
     for i in range(8):
-        x, _ = augment.augment(image, image[..., 0], how, np.random.default_rng(i))
+        x, _ = look(image, image[..., 0], how, i)
         views = [x[..., 0], x[::-1, :, 0], x[:, ::-1, 0], x[::-1, ::-1, 0]]
         assert any((windows == v).all((1, 2)).any() for v in views)
 
@@ -260,8 +265,7 @@ def test_a_crop_inside_the_field_of_view_shows_nothing_else():
     assert corners.tolist() == brute
     image = np.repeat(fov[..., None] * 200, 3, 2)
     for i in range(20):
-        how, rng = AUGMENT | {"crop": 12, "inside_fov": True}, np.random.default_rng(i)
-        x, y = augment.augment(image, fov, how, rng, corners)
+        x, y = look(image, fov, AUGMENT | {"crop": 12, "inside_fov": True}, i, corners)
         assert y.all() and (x == 200).all()
 
 
@@ -279,11 +283,11 @@ def test_patches_inside_the_field_of_view_train(run):
 def test_jitter_draws_each_change_within_its_limit():
     image = np.full((4, 4, 3), (150, 100, 50), np.uint8)
     none = config.Jitter().model_dump()
-    assert augment.jitter(image, none, np.random.default_rng(0)) is image
+    assert augment.draw(AUGMENT, np.random.default_rng(0), 4, 4) is None
 
     def values(**limits):
-        seeds = map(np.random.default_rng, range(40))
-        return np.array([augment.jitter(image, none | limits, r)[0, 0] for r in seeds], float)
+        how = AUGMENT | {"jitter": none | limits}
+        return np.array([look(image, image[..., 0], how, k)[0][0, 0] for k in range(40)], float)
 
     bright = values(brightness=0.3) / (150, 100, 50)
     assert 0.68 < bright.min() < 0.8 and 1.2 < bright.max() < 1.32
@@ -324,3 +328,22 @@ def test_every_item_is_drawn_once_an_epoch_and_in_another_order_each_time():
     assert orders[0] != orders[1] and orders[0] == pairs.draws(10, None, 0, 0)
     longer = [i for _, i in pairs.draws(10, 25, 0, 0)]
     assert len(longer) == 25 and max(map(longer.count, range(10))) == 3
+
+
+def test_a_network_in_one_graph_takes_the_same_steps():
+    """What a GPU compiles under determinism fast is the same function: here without code for it."""
+    how = {"loss": {"bce": 1.0}, "alpha": "one", "precision": "fp32"}
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 256, (2, 16, 16, 3), np.uint8))
+    label = torch.from_numpy(rng.integers(0, 2, (2, 16, 16), np.uint8))
+
+    def losses_of(name: str, options: dict, compiled: bool) -> list[float]:
+        train.reproducible(0, threads=1)
+        model = models.build(name, options).to(memory_format=torch.channels_last)
+        network = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        optimiser = torch.optim.Adam(model.parameters())
+        cpu = torch.device("cpu")
+        return [train.step(network, optimiser, image, label, how, cpu).item() for _ in range(3)]
+
+    for name in ("unet", "rga_net", "mini_net"):
+        assert np.allclose(*(losses_of(name, {}, c) for c in (False, True)), rtol=1e-4), name

@@ -1,27 +1,39 @@
 """Augmentation while training: one warp an item, drawn from its own random generator."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 GRAY = np.float32([[0.299, 0.587, 0.114]])  # ITU-R BT.601
 
 
-def augment(
-    image: np.ndarray,
-    label: np.ndarray,
+@dataclass(frozen=True)
+class View:
+    """One look at a pair: where its pixels go, and what becomes of their colours."""
+
+    size: tuple[int, int]  # height, width of the result
+    matrix: np.ndarray  # (2, 3): from a pixel's (x, y) to its place in the result
+    gain: np.ndarray | None  # (3,): factors of RGB; None: colours stay
+    offset: float  # added after that, in levels of 255
+    jitter: tuple[tuple[str, float], ...]  # (kind, relative change), in this order
+
+
+def draw(
     how: dict,
     rng: np.random.Generator,
+    height: int,
+    width: int,
     corners: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random view of (H, W, 3) uint8 and (H, W) uint8 {0, 1}: both move together.
+) -> View | None:
+    """A random view of a height x width pair; None where the parameters leave it alone.
 
-    how: the parameters of `config.Augment`. With `crop` c both come back c x c, cut from a
-    corner on the pixel grid so that an unrotated crop stays inside; `corners` are the numbers
-    top * W + left of those to choose from (default: all). The image is sampled bilinearly, the
-    label by nearest neighbour; outside is black and background. The same generator state gives
-    the same bytes.
+    how: the parameters of `config.Augment`. With `crop` c the result is c x c, cut from a corner on
+    the pixel grid so that an unrotated crop stays inside; `corners` are the numbers top * W + left
+    of those to choose from (default: all). The same generator state gives the same view.
     """
-    height, width = label.shape
+    if leaves_alone(how):
+        return None
     h = w = how["crop"]
     if h is None:
         h, w = height, width
@@ -44,28 +56,42 @@ def augment(
             if flip[axis]:
                 matrix[axis] *= -1
                 matrix[axis, 2] += side - 1
-    image = cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR)
-    label = cv2.warpAffine(label, matrix, (w, h), flags=cv2.INTER_NEAREST)
+    gain, offset = None, 0.0
     if how["gain"] or how["offset"]:
         gain = 1 + rng.uniform(-how["gain"], how["gain"], 3)
         offset = 255 * rng.uniform(-how["offset"], how["offset"])
-        table = np.arange(256)[:, None] * gain + offset
+    kinds = sorted(k for k, limit in how["jitter"].items() if limit)
+    jitter = tuple((k, rng.uniform(-how["jitter"][k], how["jitter"][k]))
+                   for k in (rng.permutation(kinds).tolist() if kinds else ()))  # fmt: skip
+    return View((h, w), matrix, gain, offset, jitter)
+
+
+def see(image: np.ndarray, label: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 and (H, W) uint8 {0, 1} through a view: both move together.
+
+    The image is sampled bilinearly, the label by nearest neighbour; outside is black and
+    background.
+    """
+    size = view.size[::-1]
+    image = cv2.warpAffine(image, view.matrix, size, flags=cv2.INTER_LINEAR)
+    label = cv2.warpAffine(label, view.matrix, size, flags=cv2.INTER_NEAREST)
+    if view.gain is not None:
+        table = np.arange(256)[:, None] * view.gain + view.offset
         table = np.clip(np.rint(table), 0, 255).astype(np.uint8)[None]
         image = cv2.LUT(image, np.ascontiguousarray(table))
-    return jitter(image, how["jitter"], rng), label
+    return recolour(image, view.jitter), label
 
 
-def jitter(image: np.ndarray, how: dict, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter.
+def recolour(image: np.ndarray, changes: tuple[tuple[str, float], ...]) -> np.ndarray:
+    """Brightness, contrast, saturation and hue changed in turn, as torchvision's ColorJitter.
 
-    Each factor is drawn from 1 -+ its limit (hue: a turn of -+ its limit of the circle);
-    brightness blends with black, contrast with the mean gray, saturation with the gray image.
+    Each change is a share (hue: of its circle); brightness blends with black, contrast with the
+    mean gray, saturation with the gray image.
     """
-    if not any(how.values()):
+    if not changes:
         return image
     x = image.astype(np.float32)
-    for name in rng.permutation(sorted(k for k, limit in how.items() if limit)):
-        change = rng.uniform(-how[name], how[name])
+    for name, change in changes:
         if name == "hue":
             hsv = cv2.cvtColor(np.rint(x).astype(np.uint8), cv2.COLOR_RGB2HSV_FULL)
             hsv[..., 0] += np.uint8(round(256 * change) % 256)  # wraps: a circle

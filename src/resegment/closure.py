@@ -40,5 +40,6 @@ def modules(*roots: str) -> list[str]:
 
 
 def files(*roots: str) -> dict[str, Path]:
-    """{path inside the package: file} of `modules(*roots)`."""
-    return {_file(m).relative_to(PACKAGE).as_posix(): _file(m) for m in modules(*roots)}
+    """{path inside the package: file} of `modules(*roots)` and of the C++ beside them."""
+    found = (f for m in modules(*roots) for f in (_file(m), _file(m).with_suffix(".cpp")))
+    return {f.relative_to(PACKAGE).as_posix(): f for f in found if f.exists()}

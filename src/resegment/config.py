@@ -114,7 +114,9 @@ class Train(Section):
     weights: Literal["last", "best"] = "last"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: Positive = Field(1, description="CPU threads of a training; they change its bits")
-    workers: int = Field(0, ge=0, description="loader processes; they change nothing but time")
+    workers: int = Field(0, ge=0, description="loader threads; they change nothing but time")
+    determinism: Literal["strict", "fast"] = Field("strict", description="fast: on a GPU compiled, "
+                                                   "and its bits need not repeat")  # fmt: skip
 
 
 class Inference(Section):

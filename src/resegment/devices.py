@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 
@@ -23,6 +24,11 @@ def cards() -> list[str]:
     return sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
 
 
+def per_card() -> int:
+    """How many jobs share a card: RESEGMENT_PER_CARD, else one. Small networks leave room."""
+    return max(1, int(os.environ.get("RESEGMENT_PER_CARD") or 1))
+
+
 def slot_folder() -> Path:
     return Path(os.environ.get("RESEGMENT_SLOTS") or Path(tempfile.gettempdir()) / "resegment-gpu")
 
@@ -32,7 +38,7 @@ def claim(device: str = "auto") -> Iterator[str]:
     """Hold a GPU slot for the duration, or say in one line that the CPU is used.
 
     Yields "cuda" with CUDA_VISIBLE_DEVICES narrowed to the card held, or "cpu". Call before torch
-    is imported. Waits for a card when all are taken; a dead holder's lock is free at once.
+    is imported. Waits for a place when all are taken; a dead holder's lock is free at once.
     """
     ids = cards() if device in ("auto", "cuda") else []
     if not ids:
@@ -45,8 +51,8 @@ def claim(device: str = "auto") -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     said = False
     while True:
-        for card in ids:
-            with open(folder / f"{card}.lock", "w") as lock:
+        for place, card in product(range(per_card()), ids):  # an empty card first
+            with open(folder / f"{card}-{place}.lock", "w") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -56,7 +62,8 @@ def claim(device: str = "auto") -> Iterator[str]:
                 yield "cuda"
                 return
         if not said:
-            print(f"waiting for one of {len(ids)} GPU(s)", file=sys.stderr)
+            slots = len(ids) * per_card()
+            print(f"waiting for one of {slots} place(s) on {len(ids)} GPU(s)", file=sys.stderr)
             said = True
         time.sleep(0.5)
 

@@ -13,7 +13,7 @@ from functools import cache
 from resegment import config, costs, files, paths
 from resegment.datasets import registry, sample
 from resegment.geometry import resized
-from resegment.prepare import operations
+from resegment.variants import operations
 
 RATE = 16e9  # multiply-adds a second of one core of an AMD EPYC: RGA-Net on 128-pixel crops
 BACKWARD = 3  # a training step is worth three forward passes

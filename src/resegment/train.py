@@ -12,6 +12,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -19,14 +20,13 @@ import numpy as np
 import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from resegment import __version__, checkpoint, closure, costs, losses, models
+from resegment import __version__, checkpoint, closure, costs, losses, models, resident
 from resegment.errors import UserError
 from resegment.files import atomic, fingerprint, md5, write_json
 from resegment.models.layers import forward_padded, to_input
-from resegment.pairs import Pairs, batches, draws
+from resegment.pairs import Pairs, draws
 
 HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
 RISING = {"val_f1", "val_acc"}
@@ -58,13 +58,15 @@ def autocast(device: torch.device, train: dict) -> contextlib.AbstractContextMan
 
 
 @torch.no_grad()
-def validate(model: nn.Module, loader: DataLoader, train: dict, device: torch.device) -> dict:
+def validate(
+    model: nn.Module, batches: Iterable[list[Tensor]], train: dict, device: torch.device
+) -> dict:
     """Mean loss, and F1 and accuracy at 0.5 pooled over all pixels, at the network's resolution."""
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=device)
     counts = torch.zeros(3, dtype=torch.int64, device=device)  # tp, errors, pixels
     n = 0
-    for image, label in loader:
+    for image, label in batches:
         target = label.to(device).unsqueeze(1)
         with autocast(device, train):
             logits = forward_padded(model, to_input(image, device))
@@ -79,13 +81,17 @@ def validate(model: nn.Module, loader: DataLoader, train: dict, device: torch.de
     return {"val_loss": loss.item() / n, "val_f1": f1, "val_acc": 1 - errors / pixels}
 
 
-def reproducible(seed: int, threads: int) -> None:
-    """Fix what torch leaves open: threads, algorithms, and the generator of initial weights."""
+def reproducible(seed: int, threads: int, strict: bool = True) -> None:
+    """Fix what torch leaves open: threads, algorithms, and the generator of initial weights.
+
+    strict: on a GPU, only algorithms that repeat their bits, where torch has them. A CPU repeats
+    its bits either way, and at the same speed.
+    """
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(strict, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not strict
     torch.manual_seed(seed)
 
 
@@ -136,7 +142,8 @@ def fit(
     held_out = Pairs(prepared, check, untouched, run["seed"]) if check else None
 
     # 2. Model, optimiser, schedule.
-    reproducible(run["seed"], train["threads"])
+    strict = train["determinism"] == "strict"
+    reproducible(run["seed"], train["threads"], strict)
     model = models.build(run["model"]["name"], run["model"]["options"])
     if initial:
         models.load(model, initial)
@@ -148,6 +155,13 @@ def fit(
         optimiser, train["schedule"], per_epoch * train["epochs"], train["optimiser"]["lr"], falls
     )
     kind = train["schedule"]["name"]
+    network = model  # compiled: operations fused, and launched as one CUDA graph
+    if device.type == "cuda" and not strict:
+        network = torch.compile(model, mode="reduce-overhead", dynamic=False)
+    threads = train["workers"]
+    if device.type == "cuda":
+        threads = threads or 2
+        pairs = resident.Resident(pairs, device) if resident.fits(pairs) else pairs
 
     # 3. Resume where a killed training of the same parameters, data and code stopped.
     saved = checkpoint.path(run["run"], fingerprint(prints))
@@ -173,8 +187,8 @@ def fit(
         lr = optimiser.param_groups[0]["lr"]
         model.train()
         total = torch.zeros((), device=device)
-        for image, label in batches(pairs, order, train, train["batch_size"]):
-            loss = step(model, optimiser, image, label, train, device, epoch)
+        for image, label in pairs.batches(order, train["batch_size"], threads):
+            loss = step(network, optimiser, image, label, train, device, epoch)
             total += loss * len(image)
             if kind == "onecycle":
                 schedule.step()
@@ -186,7 +200,7 @@ def fit(
             )
         if held_out:
             whole = [(i, i) for i in range(len(held_out))]
-            row |= validate(model, batches(held_out, whole, train, 1), train, device)
+            row |= validate(model, held_out.batches(whole, 1, threads), train, device)
         watched = row[train["monitor"]]
         if kind == "plateau":
             schedule.step(watched)
@@ -212,7 +226,7 @@ def fit(
     bar.close()
 
     # 5. What came out.
-    whole, _ = (held_out or pairs).read(0)
+    whole, _ = (held_out or pairs).first()
     size = list(whole.shape[:2])
     keep = best["model"] if train["weights"] == "best" else weights_of(model)
     header = {"run": run["run"], "model": run["model"], "fingerprints": prints}
@@ -296,4 +310,4 @@ def describe(device: torch.device, train: dict) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return {"type": device.type, "name": name, "threads": train["threads"],
             "precision": train["precision"], "cores": os.cpu_count(),
-            "determinism": "deterministic algorithms"}  # fmt: skip
+            "determinism": train["determinism"]}  # fmt: skip

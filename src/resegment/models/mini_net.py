@@ -27,22 +27,40 @@ Where the paper is silent or contradicts itself (ids in data/published/deviation
    deviation mininet-06-initial-weights.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resegment.models.layers import SeparableConv2d, to_gray
+from resegment.models.layers import Depthwise, Pointwise, SeparableConv2d, pointwise, to_gray
 
 
 def conv_norm(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+    return nn.Sequential(Pointwise(channels, channels), nn.BatchNorm2d(channels))
 
 
-def expand_squeeze(channels: int, kernel: int, depthwise_bias: bool) -> nn.Sequential:
-    """Expand (depthwise k x k, pointwise) -> squeeze (1x1) -> BN."""
-    expand = SeparableConv2d(channels, channels, kernel)
-    if depthwise_bias:
-        expand[0] = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-    return nn.Sequential(expand, nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+class ExpandSqueeze(nn.Sequential):
+    """Expand (depthwise k x k, pointwise) -> squeeze (1x1) -> BN.
+
+    In training the two 1x1 maps, nothing between them, are multiplied first: the same function of
+    the same parameters, for two thirds of the memory traffic.
+    """
+
+    def __init__(self, channels: int, kernel: int, depthwise_bias: bool):
+        super().__init__(
+            nn.Sequential(
+                Depthwise(channels, kernel, depthwise_bias), Pointwise(channels, channels)
+            ),
+            Pointwise(channels, channels),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        (depthwise, expand), squeeze, norm = self
+        inner, outer = expand.weight[..., 0, 0], squeeze.weight[..., 0, 0]
+        bias = torch.addmv(squeeze.bias, outer, expand.bias)
+        return norm(pointwise(depthwise(x), (outer @ inner)[..., None, None], bias))
 
 
 class DualMultiResidual(nn.Module):
@@ -51,7 +69,7 @@ class DualMultiResidual(nn.Module):
     def __init__(self, channels: int, depthwise_bias: bool):
         super().__init__()
         self.first3, self.first5, self.second3, self.second5 = (
-            expand_squeeze(channels, k, depthwise_bias) for k in (3, 5, 3, 5)
+            ExpandSqueeze(channels, k, depthwise_bias) for k in (3, 5, 3, 5)
         )
         self.residual, self.around = conv_norm(channels), conv_norm(channels)
 
@@ -73,8 +91,8 @@ class MiniNet(nn.Module):
         def block(channels: int) -> DualMultiResidual:
             return DualMultiResidual(channels, depthwise_bias=gray)
 
-        def skip(channels: int) -> nn.Sequential:
-            return expand_squeeze(channels, 1 if gray else 3, depthwise_bias=gray)
+        def skip(channels: int) -> ExpandSqueeze:
+            return ExpandSqueeze(channels, 1 if gray else 3, depthwise_bias=gray)
 
         def down(inputs: int, outputs: int) -> nn.Conv2d:
             return nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)

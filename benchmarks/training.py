@@ -1,0 +1,111 @@
+"""A training step at the papers' size, and the same network as a plain script would train it."""
+
+import numpy as np
+
+from benchmarks import Case
+
+NETWORKS = {
+    "rga": ("rga_net", {"dice": 1.0, "bce": 1.0}),
+    "rsan": ("rsan", {"bce": 1.0}),
+    "mininet": ("mini_net", {"dice": 1.0}),
+}
+SIZE, BATCH, STEPS = 512, 4, 2
+
+
+def plain(name: str):
+    """Stock PyTorch: eager, NCHW, float32, glibc's own allocator settings; one thread."""
+
+    def side():
+        import torch
+
+        from resegment import losses, models
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        network, loss = NETWORKS[name]
+        model = models.build(network, {}).train()
+        optimiser = torch.optim.Adam(model.parameters(), eps=1e-7)
+        image, label = batch()
+        x = torch.from_numpy(image).permute(0, 3, 1, 2).contiguous().float() / 255
+        y = torch.from_numpy(label)[:, None].float()
+
+        def step() -> float:
+            optimiser.zero_grad()
+            value = losses.total(model(x), y, loss)
+            value.backward()
+            optimiser.step()
+            return value.item()
+
+        found = [step()]
+        yield STEPS
+        return found + [step() for _ in range(STEPS)]
+
+    return side
+
+
+def ours(name: str, precision: str):
+    def side():
+        from resegment import devices
+
+        devices.tune_allocator()
+        import torch
+
+        from resegment import models, train
+
+        train.reproducible(0, threads=1)
+        network, loss = NETWORKS[name]
+        model = models.build(network, {}).to(memory_format=torch.channels_last).train()
+        how = {"loss": loss, "alpha": "one", "precision": precision}
+        optimiser = torch.optim.Adam(model.parameters(), eps=1e-7)
+        image, label = map(torch.from_numpy, batch())
+        device = torch.device("cpu")
+
+        def step():
+            return train.step(model, optimiser, image, label, how, device).item()
+
+        found = [step()]
+        yield STEPS
+        return found + [step() for _ in range(STEPS)]
+
+    return side
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """(4, 512, 512, 3) and (4, 512, 512) uint8: smooth noise, a tenth of it foreground."""
+    rng = np.random.default_rng(0)
+    import cv2
+
+    noise = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8)
+    image = np.stack([cv2.GaussianBlur(x, (0, 0), 3) for x in noise])
+    level = np.quantile(image[..., 1], 0.9)
+    return image, (image[..., 1] > level).astype(np.uint8)
+
+
+def floor():
+    yield 1
+
+
+def alike(a: list, b: list, within: float) -> str:
+    worst = max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True))
+    assert worst <= within, f"losses differ: {a} {b}"
+    return f"losses of {len(a)} steps equal to {worst:.1g}"
+
+
+def case(name: str, precision: str, ratio: float, within: float) -> Case:
+    return Case(
+        f"train-{name}-{precision}",
+        f"training step, {NETWORKS[name][0]}, {SIZE}x{SIZE}, batch {BATCH}, {precision}",
+        ours(name, precision),
+        "the same network, PyTorch eager, NCHW, fp32, default allocator",
+        plain(name),
+        ratio=ratio,
+        same=lambda a, b: alike(a, b, within),
+        rounds=3,
+    )
+
+
+CASES = [
+    case(name, precision, ratio, within)
+    for name in NETWORKS
+    for precision, ratio, within in (("fp32", 2.0, 0.001), ("bf16", 3.0, 0.02))
+]
