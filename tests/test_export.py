@@ -54,6 +54,7 @@ def trained(name, options):
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_maps_are_those_of_torch_at_any_size(name, options):
     model = trained(name, options)
+    model.to(memory_format=torch.channels_last)  # as `predict.load` gives it
     drawn = predict.drawing(model, CPU, "onnx")
     for shape in ((1, 3, 49, 70), (2, 3, 48, 64)):
         image = torch.rand(shape, generator=torch.Generator().manual_seed(2))

@@ -10,6 +10,7 @@ Runtime keeps activations in blocks of 16 channels where vectors of 512 bits are
 slow paths where a network of 8 has none.
 """
 
+import copy
 import io
 import json
 import warnings
@@ -83,13 +84,14 @@ def graph(model: nn.Module):
     """The onnx.ModelProto of a network, for any batch, height and width."""
     onnx, _ = packages()
     some = torch.zeros(2, 3, 4 * model.stride + 1, 5 * model.stride - 1)  # padded on both sides
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     file = io.BytesIO()
     dynamic = {0: "batch", 2: "height", 3: "width"}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of tracing, and that this exporter is the older one
             torch.onnx.export(
-                Map(model).cpu().eval(), (some,), file, dynamo=False, opset_version=OPSET,
+                Map(plain).eval(), (some,), file, dynamo=False, opset_version=OPSET,
                 input_names=["image"], output_names=["probability"],
                 dynamic_axes={"image": dynamic, "probability": dynamic},
             )  # fmt: skip
@@ -134,6 +136,13 @@ def lean(made) -> None:
     weights = {x.name: onnx.numpy_helper.to_array(x) for x in stored}
     for node in [n for n in nodes if n.op_type == "Identity" and n.input[0] in weights]:
         weights[node.output[0]] = weights[node.input[0]]  # equal weights are kept once
+    real = {n.output[0] for n in nodes if n.op_type in ("Conv", "ConvTranspose", "Relu", "Add")}
+    for cast in [n for n in nodes if n.op_type == "Cast" and n.attribute[0].i == 1]:
+        if cast.input[0] not in real:
+            continue
+        for node in nodes:  # `.float()` of what is float32 already
+            node.input[:] = [cast.input[0] if i == cast.output[0] else i for i in node.input]
+        nodes.remove(cast)
     _melt(nodes, weights)
     _widen(nodes, weights, {x.name for x in (*made.graph.input, *made.graph.output)})
     read = {i for n in nodes if n.op_type != "Identity" for i in n.input}
