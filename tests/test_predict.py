@@ -1,6 +1,7 @@
 """Maps: at once or in overlapping patches, and on other sets at the run's own thresholds."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -43,14 +44,17 @@ def image():
 @pytest.mark.parametrize("inference", [(16, 5), (16, 16), (64, 64), (37, 3)])
 def test_patches_average_to_the_whole_where_neighbours_do_not_matter(image, inference):
     tiles = dict(zip(("patch", "stride"), inference, strict=True))
-    whole = predict.probability(Pointwise(), image, CPU, WHOLE)
-    tiled = predict.probability(Pointwise(), image, CPU, tiles)
+    draw = predict.drawing(Pointwise(), CPU)
+    whole = predict.probability(draw, image, CPU, WHOLE)
+    tiled = predict.probability(draw, image, CPU, tiles)
     assert tiled.shape == image.shape[:2] and tiled.dtype == np.uint16
     assert np.abs(tiled.astype(int) - whole).max() <= 1
 
 
 def test_every_pixel_is_the_mean_of_the_patches_over_it(image):
-    tiled = predict.probability(Corner(), image, CPU, {"patch": 4, "stride": 2})
+    tiled = predict.probability(
+        predict.drawing(Corner(), CPU), image, CPU, {"patch": 4, "stride": 2}
+    )
     inner = tiled[2:34, 2:58] / 65535
     assert np.array_equal(np.argwhere(inner > 0) % 2, np.zeros_like(np.argwhere(inner > 0)))
     assert np.allclose(
@@ -59,11 +63,30 @@ def test_every_pixel_is_the_mean_of_the_patches_over_it(image):
     assert tiled[0, 0] == 65535
 
 
-def test_a_drive_image_has_10710_patches(monkeypatch):
+def test_tiling_is_the_plain_loop_over_patches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    model.stride = 1
+    image = torch.rand(1, 3, 21, 26)
+    total, times = torch.zeros(2, 23, 28, dtype=torch.float64)  # 8 + 5 k rows and columns
+    padded = nn.functional.pad(image, (0, 2, 0, 2))
+    with torch.no_grad():
+        for y, x in product(range(0, 16, 5), range(0, 21, 5)):
+            p = torch.sigmoid(model(padded[..., y : y + 8, x : x + 8]))[0, 0]
+            total[y : y + 8, x : x + 8] += p
+            times[y : y + 8, x : x + 8] += 1
+        draw = predict.drawing(model, CPU)
+        found = predict.tiled(draw, image, 8, 5, batch_size=3)
+        assert torch.equal(found, predict.tiled(draw, image, 8, 5, batch_size=3))
+    assert torch.allclose(found, (total / times)[:21, :26], rtol=0, atol=1e-6)
+
+
+def test_a_drive_image_has_10710_patches_of_which_one_row_is_held():
     seen = []
-    monkeypatch.setattr(predict, "forward_padded", lambda m, x: seen.append(len(x)) or x[:, :1])
-    predict.tiled(None, torch.zeros(1, 3, 584, 565), 64, 5)
-    assert sum(seen) == 10_710 and max(seen) == 64
+    draw = lambda x: seen.append(x.shape) or x[:, :1].double()  # noqa: E731
+    predict.tiled(draw, torch.zeros(1, 3, 584, 565), 64, 5)
+    assert sum(x[0] for x in seen) == 10_710 and max(x[0] for x in seen) == 16
+    assert {tuple(x[1:]) for x in seen} == {(3, 64, 64)}
 
 
 def test_thresholds_of_another_set_are_the_runs_own(tmp_path, monkeypatch):

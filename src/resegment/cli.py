@@ -235,6 +235,19 @@ def adopt(
 
 
 @app.command()
+def export(
+    run_id: RunId,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="default: RUN.onnx, here")] = None,
+):
+    """Write one run's network and weights to an ONNX file."""
+    from resegment import export as stage
+
+    file = to or Path(f"{run_id.replace('/', '-')}.onnx")
+    stage.write(resolved(run_id), file)
+    typer.echo(f"{file}: RGB in 0..1 to probabilities, {file.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command()
 def score(run_id: RunId, on: On = None):
     """Count and score the maps of one run under every protocol of params.yaml.
 

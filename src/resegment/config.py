@@ -126,6 +126,8 @@ class Inference(Section):
 
     patch: Positive | None = Field(None, description="side of a patch, pixels; null: the image")
     stride: Positive | None = Field(None, description="pixels from one patch to the next")
+    engine: Literal["torch", "onnx"] = Field("torch", description="onnx: ONNX Runtime, on the CPU; "
+                                             "a GPU's maps are torch's")  # fmt: skip
 
     @model_validator(mode="after")
     def both_or_none(self):

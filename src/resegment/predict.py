@@ -1,7 +1,7 @@
 """Prediction: weights and canonical images -> 16-bit probability maps at the network's size."""
 
 import sys
-from itertools import product
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -27,44 +27,62 @@ def load(run: dict, device: torch.device) -> torch.nn.Module:
     return model.to(device, memory_format=torch.channels_last).eval()
 
 
+def drawing(
+    model: torch.nn.Module, device: torch.device, engine: str = "torch", threads: int = 1
+) -> Callable[[Tensor], Tensor]:
+    """(B, 3, h, w) float32 in 0..1 -> (B, 1, h, w) float64 probabilities, by the engine chosen."""
+    if engine == "onnx" and device.type == "cpu":
+        from resegment import export
+
+        run = export.runner(model, threads)
+        return lambda x: run(x).double()
+    if engine == "onnx":
+        print(f"inference engine onnx is of the CPU: torch draws on {device}", file=sys.stderr)
+    return lambda x: torch.sigmoid(forward_padded(model, x).double())
+
+
 @torch.inference_mode()
 def probability(
-    model: torch.nn.Module, image: np.ndarray, device: torch.device, inference: dict
+    draw: Callable[[Tensor], Tensor], image: np.ndarray, device: torch.device, inference: dict
 ) -> np.ndarray:
     """(h, w, 3) uint8 -> (h, w) uint16, 65535 meaning 1; computed in float32.
 
-    inference: the parameters of `config.Inference`.
+    draw: of `drawing`. inference: the parameters of `config.Inference`.
     """
     batch = to_input(torch.from_numpy(np.ascontiguousarray(image))[None], device)
     if inference["patch"]:
-        p = tiled(model, batch, inference["patch"], inference["stride"])
+        p = tiled(draw, batch, inference["patch"], inference["stride"])
     else:
-        p = torch.sigmoid(forward_padded(model, batch).double())[0, 0]
+        p = draw(batch)[0, 0]
     return torch.round(p * WHITE).to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def tiled(
-    model: torch.nn.Module, image: Tensor, patch: int, stride: int, batch_size: int = 64
-) -> Tensor:
+def tiled(draw: Callable[[Tensor], Tensor], image: Tensor, patch: int, stride: int) -> Tensor:
     """(1, 3, h, w) -> (h, w) float64: the mean of the probabilities of all patches over a pixel.
 
     As BCDU-Net's code: zeros below and to the right until patch squares, `stride` apart, cover the
-    image; a DRIVE image has 10,710 of 64 pixels at stride 5. Deviation bcdu-11-tiling.
+    image; a DRIVE image has 10,710 of 64 pixels at stride 5. Deviation bcdu-11-tiling. One row of
+    patches is held at a time; a CPU draws few of them at once, those that its cache holds.
     """
     height, width = image.shape[2:]
     below, right = (-max(n - patch, 0) % stride + max(patch - n, 0) for n in (height, width))
     image = F.pad(image, (0, right, 0, below))
-    tops, lefts = (range(0, n - patch + 1, stride) for n in image.shape[2:])
-    corners = list(product(tops, lefts))
     total = torch.zeros(image.shape[2:], dtype=torch.float64, device=image.device)
     times = torch.zeros_like(total)
-    for k in range(0, len(corners), batch_size):
-        some = corners[k : k + batch_size]
-        patches = [image[0, :, y : y + patch, x : x + patch] for y, x in some]
-        found = torch.sigmoid(forward_padded(model, torch.stack(patches)).double())
-        for (y, x), p in zip(some, found[:, 0], strict=True):
-            total[y : y + patch, x : x + patch] += p
-            times[y : y + patch, x : x + patch] += 1
+    at_once = 16 if image.device.type == "cpu" else 256
+
+    def laid(patches: Tensor) -> Tensor:
+        """(n, 1, patch, patch) -> (patch, width): the sum of a row of patches."""
+        return F.fold(patches.flatten(1).T, (patch, total.shape[1]), patch, stride=stride)[0]
+
+    for top in range(0, total.shape[0] - patch + 1, stride):
+        strip = image[0, :, top : top + patch].unfold(2, patch, stride)  # (3, patch, n, patch)
+        patches = strip.permute(2, 0, 1, 3).split(at_once)
+        found = torch.cat(
+            [draw(some.contiguous(memory_format=torch.channels_last)) for some in patches]
+        )
+        total[top : top + patch] += laid(found)
+        times[top : top + patch] += laid(torch.ones_like(found))
     return (total / times)[:height, :width]
 
 
@@ -72,13 +90,14 @@ def predict(run: dict, device: str, dataset: str, splits: dict[str, str], out: P
     """Write into the folder `out` a map for every id of `splits` in `dataset`, and a manifest."""
     torch.set_num_threads(run["train"]["threads"])
     device = torch.device(device)
-    model = load(run, device)
+    inference = run["inference"]
+    draw = drawing(load(run, device), device, inference["engine"], run["train"]["threads"])
     rows = native.manifest(dataset)
     with atomic_folder(out) as folder:
         for i in tqdm(splits, desc=f"predict {out}", disable=not sys.stderr.isatty()):
             image = enhance(native.image(dataset, rows[i]), run["enhance"])
             image = to_network(image, run["geometry"])
-            write(folder / f"{i}.png", probability(model, image, device, run["inference"]))
+            write(folder / f"{i}.png", probability(draw, image, device, inference))
         weights = md5(paths.run(run["run"]) / "weights.safetensors")
         write_manifest(folder, run=run["run"], dataset=dataset, geometry=run["geometry"],
                        weights_md5=weights)  # fmt: skip

@@ -26,12 +26,13 @@ Undefined is nan, as in metrics.py:
   nothing thin (thick)       se_thin (se_thick) is nan
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache, wraps
 
 import cv2
 import numpy as np
-from skimage.morphology import skeletonize
+from skimage import morphology
 
 from resegment.metrics import STRUCTURE
 
@@ -39,6 +40,29 @@ DRIVE_DIAMETER = 540  # pixels across DRIVE's field of view, as its authors say
 DRIVE_THIN = 3
 
 
+def remembered(size: int) -> Callable:
+    """Remember what a function said of the last `size` masks: regions and spaces are often equal.
+
+    What it returns is shared, not to be written to.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @lru_cache(maxsize=size)
+        def of(shape: tuple[int, int], content: bytes):
+            return function(np.frombuffer(content, bool).reshape(shape).copy())
+
+        return wraps(function)(lambda mask: of(mask.shape, mask.tobytes()))
+
+    return decorate
+
+
+@remembered(4)  # label and prediction, in the field of view and in the frame
+def skeletonize(mask: np.ndarray) -> np.ndarray:
+    """The centreline of a mask, one pixel wide, by scikit-image: bool (H, W)."""
+    return morphology.skeletonize(mask)
+
+
+@remembered(4)
 def betti(mask: np.ndarray) -> tuple[int, int]:
     """Number of 8-connected pieces and of holes (4-connected) of a mask."""
     pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0] - 1
@@ -46,6 +70,7 @@ def betti(mask: np.ndarray) -> tuple[int, int]:
     return pieces, cv2.connectedComponents(around, connectivity=4)[0] - 2
 
 
+@remembered(1)
 def width(mask: np.ndarray) -> np.ndarray:
     """The width in pixels of the vessel that each pixel of a mask belongs to: float32 (H, W).
 
