@@ -188,7 +188,7 @@ def wanted() -> dict[str, dict[str, str]]:
     """{module: its package, the version here, the least that pyproject.toml allows}."""
     with open(closure.PACKAGE.parents[1] / "pyproject.toml", "rb") as f:
         given = tomllib.load(f)["project"]["dependencies"]
-    least = dict(re.fullmatch(r"([\w-]+)>=([\d.]+).*", line).groups() for line in given)
+    least = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+).*", line).groups() for line in given)
     return {module: {"package": package, "least": least[package],
                      "home": str(importlib.import_module(module).__version__)}
             for module, package in PACKAGES.items()}  # fmt: skip
