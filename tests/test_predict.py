@@ -76,8 +76,8 @@ def test_tiling_is_the_plain_loop_over_patches():
             total[y : y + 8, x : x + 8] += p
             times[y : y + 8, x : x + 8] += 1
         draw = predict.drawing(model, CPU)
-        found = predict.tiled(draw, image, 8, 5, batch_size=3)
-        assert torch.equal(found, predict.tiled(draw, image, 8, 5, batch_size=3))
+        found = predict.tiled(draw, image, 8, 5, at_once=3)
+        assert torch.equal(found, predict.tiled(draw, image, 8, 5, at_once=3))
     assert torch.allclose(found, (total / times)[:21, :26], rtol=0, atol=1e-6)
 
 

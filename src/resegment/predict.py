@@ -57,7 +57,9 @@ def probability(
     return torch.round(p * WHITE).to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def tiled(draw: Callable[[Tensor], Tensor], image: Tensor, patch: int, stride: int) -> Tensor:
+def tiled(
+    draw: Callable[[Tensor], Tensor], image: Tensor, patch: int, stride: int, at_once: int = 0
+) -> Tensor:
     """(1, 3, h, w) -> (h, w) float64: the mean of the probabilities of all patches over a pixel.
 
     As BCDU-Net's code: zeros below and to the right until patch squares, `stride` apart, cover the
@@ -69,7 +71,7 @@ def tiled(draw: Callable[[Tensor], Tensor], image: Tensor, patch: int, stride: i
     image = F.pad(image, (0, right, 0, below))
     total = torch.zeros(image.shape[2:], dtype=torch.float64, device=image.device)
     times = torch.zeros_like(total)
-    at_once = 16 if image.device.type == "cpu" else 256
+    at_once = at_once or (16 if image.device.type == "cpu" else 256)
 
     def laid(patches: Tensor) -> Tensor:
         """(n, 1, patch, patch) -> (patch, width): the sum of a row of patches."""
