@@ -180,5 +180,5 @@ def test_missing_images_are_a_users_error(pixels):
     with pytest.raises(UserError, match="no image of the split is in train"):
         evaluate(COMMON, counts, ["test"] * 6, SPACES)
     with pytest.raises(UserError, match="no training label has a vessel"):
-        choose_threshold(COMMON, np.zeros((1, 2, metrics.LEVELS), np.uint32), ["train"])
+        choose_threshold(COMMON, np.eye(2, metrics.LEVELS, dtype=int) * [[1], [0]])
     assert evaluate(ALL[0], counts, ["test"] * 6, SPACES)[0]["n_images"] == 6

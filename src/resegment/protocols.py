@@ -5,7 +5,7 @@ inside the field of view, part 1 outside it. One protocol picks (image, 2, 65536
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,20 +60,19 @@ def select(array: np.ndarray, protocol: Protocol, spaces: Sequence[str]) -> np.n
     return there[:, 0] if protocol.region == "fov" else there.sum(1, dtype=array.dtype)
 
 
-def choose_threshold(protocol: Protocol, hists: np.ndarray, splits: np.ndarray) -> float:
-    """The protocol's threshold; "train" needs training images with vessels among `splits`.
+def choose_threshold(protocol: Protocol, training: np.ndarray) -> float:
+    """The protocol's threshold; "train" needs training images with vessels.
 
-    hists: (image, 2, 65536) of `select`. splits: train, val or test for each image.
+    training: (2, 65536), the sum of `select` over the training images.
     """
     if protocol.threshold != "train":
         return float(protocol.threshold)
-    training = hists[np.asarray(splits) == "train"]
-    if not len(training):
+    if not training.any():
         raise UserError(
             "protocol threshold is train, but no image of the split is in train: "
             "predict the training images too, or give a number"
         )
-    chosen = metrics.best_threshold(training.sum(0, dtype=np.int64))
+    chosen = metrics.best_threshold(training)
     if np.isnan(chosen):
         raise UserError(
             "protocol threshold is train, but no training label has a vessel pixel "
@@ -107,18 +106,23 @@ def evaluate(
 ) -> tuple[dict, dict[str, np.ndarray], np.ndarray]:
     """Score a run under one protocol.
 
-    counts: (image, space, part, class, 65536). splits: one per image. spaces: names of axis 1.
-    Returns the values on the test images (threshold, n_images, prevalence of the pooled pixels,
-    counts and metrics), the same counts and metrics for every image (name -> (image,)), and the
-    pooled test histogram (2, 65536). Raises UserError if there is no test image.
+    counts: (image, space, part, class, 65536), or what gives slices of it. splits: one per image.
+    spaces: names of axis 1. Returns the values on the test images (threshold, n_images, prevalence
+    of the pooled pixels, counts and metrics), the same counts and metrics for every image (name ->
+    (image,)), and the pooled test histogram (2, 65536). Raises UserError if there is no test image.
     """
-    hists, splits = select(counts, protocol, spaces), np.asarray(splits)
+    splits = np.asarray(splits)
     test = splits == "test"
     if not test.any():
         raise UserError("the split has no test image: nothing can be scored")
-    threshold = choose_threshold(protocol, hists, splits)
-    images = metrics.score(hists, threshold)
-    pooled_hist = hists[test].sum(0, dtype=np.int64)
+    sums = {"train": 0, "test": 0} | {s: 0 for s in splits}
+    for hists, parts in _chunks(counts, splits, protocol, spaces):
+        for part in set(parts):
+            sums[part] = sums[part] + hists[parts == part].sum(0, dtype=np.int64)
+    pooled_hist, training = sums["test"], np.asarray(sums["train"])
+    threshold = choose_threshold(protocol, training)
+    each = [metrics.score(h, threshold) for h, _ in _chunks(counts, splits, protocol, spaces)]
+    images = {k: np.concatenate([chunk[k] for chunk in each]) for k in each[0]}
     pooled = metrics.score(pooled_hist, threshold)
     values = pool(protocol.pooling, pooled, {k: v[test] for k, v in images.items()})
     sums = [pooled[k] for k in metrics.COUNTS]
@@ -128,6 +132,14 @@ def evaluate(
         "prevalence": metrics.prevalence(sums),
     }
     return {**extra, **values}, images, pooled_hist
+
+
+def _chunks(
+    counts: np.ndarray, splits: np.ndarray, protocol: Protocol, spaces: Sequence[str], n: int = 8
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(`select`, splits) of n images at a time: memory does not grow with the set."""
+    for k in range(0, len(counts), n):
+        yield select(counts[k : k + n], protocol, spaces), splits[k : k + n]
 
 
 def sensitivity(counts: np.ndarray, splits: Sequence[str], spaces: Sequence[str]) -> list[dict]:
@@ -145,10 +157,11 @@ def sensitivity(counts: np.ndarray, splits: Sequence[str], spaces: Sequence[str]
     for region, space in itertools.product(_CHOICES["region"], _CHOICES["space"]):
         hists = select(counts, Protocol(region, space, "pixels", 0.5), spaces)
         parts = hists[test].sum(0, dtype=np.int64), hists[test]
+        training = hists[splits == "train"].sum(0, dtype=np.int64)
         swept = [metrics.unthresholded(h) for h in parts]
         for kind, pooling in itertools.product((0.5, "train"), _CHOICES["pooling"]):
             protocol = Protocol(region, space, pooling, kind)
-            threshold = choose_threshold(protocol, hists, splits)
+            threshold = choose_threshold(protocol, training)
             pooled, images = (
                 metrics.thresholded(h, threshold) | known
                 for h, known in zip(parts, swept, strict=True)

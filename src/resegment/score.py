@@ -4,6 +4,9 @@ The truth is the first observer's label (deviation all-02-second-observer).
 """
 
 import csv
+import math
+import tempfile
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,19 +36,24 @@ def score(
 
     Reads runs/<run>/predictions/<id>.png (16-bit gray, network resolution) for every id of
     `splits` (id -> train, val or test) and the masks of data/native/<dataset>. Holds one image at
-    a time; only the histograms grow (1 MiB per image and space, and both spaces are counted, so
-    that every protocol can be scored from them). The test images are read a second time, for their
-    structure (metrics.STRUCTURE) at the thresholds that the histograms gave; under either pooling
-    its score is the mean over images. Equal inputs give equal bytes. Raises UserError for a
+    a time; the histograms, 1 MiB per image and space, both of which are counted so that every
+    protocol can be scored from them, wait on disk. The test images are read a second time, for
+    their structure (metrics.STRUCTURE) at the thresholds that the histograms gave; under either
+    pooling its score is the mean over images. Equal inputs give equal bytes. Raises UserError for a
     missing, unreadable or ill-sized map or mask.
     """
     if not protocols or "observer2" in protocols:
         raise UserError("params.yaml: protocols needs an entry, and none may be called observer2")
+    with files.atomic_folder(paths.scores(run_id)) as folder, Waiting(folder) as counts:
+        _score(run_id, dataset, geometry, protocols, splits, folder, counts)
+
+
+def _score(run_id, dataset, geometry, protocols, splits, folder: Path, counts: "Waiting") -> None:
     rows = [row for i, row in native.manifest(dataset).items() if i in splits]
-    counts = np.zeros((len(rows), len(SPACES), 2, 2, metrics.LEVELS), np.uint32)
     observer = np.zeros((len(rows), len(SPACES), 2, 4), np.uint32)
     for i, row in enumerate(rows):
-        counts[i], observer[i] = _count(run_id, dataset, geometry, row)
+        hists, observer[i] = _count(run_id, dataset, geometry, row)
+        counts.append(hists)
 
     ids = [row["id"] for row in rows]
     parts = [splits[i] for i in ids]
@@ -63,23 +71,63 @@ def score(
             images.append([name, part, ids[i], values["threshold"], *(known[k] for k in NAMED)])
         roc += [[name, *xy] for xy in zip(*metrics.roc_curve(hist), strict=True)]
         pr += [[name, *xy] for xy in zip(*metrics.pr_curve(hist), strict=True)]
-    arrays = {"counts": counts, "ids": ids, "splits": parts, "spaces": SPACES}
+    arrays = {"ids": ids, "splits": parts, "spaces": SPACES}
     second = []
     if all(rows[i]["observer2"] for i in test):
         arrays["observer2"] = observer
         summary["observer2"], second = _observer(protocols, observer, built, ids)
 
-    with files.atomic_folder(paths.scores(run_id)) as folder:
-        np.savez_compressed(folder / "histograms.npz", **arrays)
-        files.write_json(folder / "metrics.json", summary)
-        _write_csv(folder / "images.csv", ("protocol", "split", "id", "threshold", *NAMED), images)
-        if second:
-            _write_csv(folder / "observer2.csv", ("protocol", "id", *OBSERVED), second)
-        _write_csv(folder / "roc.csv", ("protocol", "fpr", "tpr"), roc)
-        _write_csv(folder / "pr.csv", ("protocol", "recall", "precision"), pr)
-        # what `stats.intervals` needs beside the numbers: what each protocol's name meant here
-        described = {name: vars(protocol) for name, protocol in protocols.items()}
-        files.write_manifest(folder, run=run_id, dataset=dataset, protocols=described)
+    counts.save(folder / "histograms.npz", arrays)
+    files.write_json(folder / "metrics.json", summary)
+    _write_csv(folder / "images.csv", ("protocol", "split", "id", "threshold", *NAMED), images)
+    if second:
+        _write_csv(folder / "observer2.csv", ("protocol", "id", *OBSERVED), second)
+    _write_csv(folder / "roc.csv", ("protocol", "fpr", "tpr"), roc)
+    _write_csv(folder / "pr.csv", ("protocol", "recall", "precision"), pr)
+    # what `stats.intervals` needs beside the numbers: what each protocol's name meant here
+    described = {name: vars(protocol) for name, protocol in protocols.items()}
+    files.write_manifest(folder, run=run_id, dataset=dataset, protocols=described)
+
+
+class Waiting:
+    """Histograms (image, space, part, class, 65536) uint32 in a nameless file, read in slices."""
+
+    SHAPE = len(SPACES), 2, 2, metrics.LEVELS
+
+    def __init__(self, folder: Path):
+        self.file, self.n = tempfile.TemporaryFile(dir=folder), 0
+
+    def __enter__(self) -> "Waiting":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+    def append(self, hists: np.ndarray) -> None:
+        self.file.write(hists.astype("<u4").tobytes())
+        self.n += 1
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        first, last, _ = some.indices(self.n)
+        size = math.prod(self.SHAPE)
+        self.file.seek(4 * size * first)
+        data = self.file.read(4 * size * (last - first))
+        return np.frombuffer(data, "<u4").reshape(-1, *self.SHAPE)
+
+    def save(self, path: Path, others: Mapping) -> None:
+        """The same as numpy.savez_compressed(path, counts=all of it, **others), for np.load."""
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, values in others.items():
+                with archive.open(f"{name}.npy", "w") as f:
+                    np.lib.format.write_array(f, np.asarray(values))
+            with archive.open("counts.npy", "w", force_zip64=True) as f:
+                shape = {"descr": "<u4", "fortran_order": False, "shape": (self.n, *self.SHAPE)}
+                np.lib.format.write_array_header_1_0(f, shape)
+                for k in range(self.n):
+                    f.write(self[k : k + 1].tobytes())
 
 
 def _observer(
