@@ -18,7 +18,9 @@ from benchmarks import Case
 HERE = Path(__file__).parent
 TABLE = HERE / "results.csv"
 MODULES = sorted(
-    p.stem for p in HERE.glob("*.py") if p.stem not in ("__init__", "__main__", "side")
+    p.stem
+    for p in HERE.glob("*.py")
+    if p.stem not in ("__init__", "__main__", "side", "throughput")
 )
 COLUMNS = (
     "name", "step", "against", "mark", "met", "ratio", "seconds", "cpu_seconds", "peak_mb",

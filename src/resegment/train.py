@@ -95,6 +95,14 @@ def reproducible(seed: int, threads: int, strict: bool = True) -> None:
     torch.manual_seed(seed)
 
 
+def compiled(model: nn.Module, device: torch.device, train: dict) -> nn.Module:
+    """What a step calls: on a GPU that need not repeat its bits, operations fused and launched as
+    one CUDA graph; else the network itself."""
+    if device.type != "cuda" or train["determinism"] == "strict":
+        return model
+    return torch.compile(model, mode="reduce-overhead", dynamic=False)
+
+
 def fit(
     run: dict,
     trained_by: dict,
@@ -142,8 +150,7 @@ def fit(
     held_out = Pairs(prepared, check, untouched, run["seed"]) if check else None
 
     # 2. Model, optimiser, schedule.
-    strict = train["determinism"] == "strict"
-    reproducible(run["seed"], train["threads"], strict)
+    reproducible(run["seed"], train["threads"], train["determinism"] == "strict")
     model = models.build(run["model"]["name"], run["model"]["options"])
     if initial:
         models.load(model, initial)
@@ -155,9 +162,7 @@ def fit(
         optimiser, train["schedule"], per_epoch * train["epochs"], train["optimiser"]["lr"], falls
     )
     kind = train["schedule"]["name"]
-    network = model  # compiled: operations fused, and launched as one CUDA graph
-    if device.type == "cuda" and not strict:
-        network = torch.compile(model, mode="reduce-overhead", dynamic=False)
+    network = compiled(model, device, train)
     threads = train["workers"]
     if device.type == "cuda":
         threads = threads or 2
