@@ -20,7 +20,7 @@ TABLE = HERE / "results.csv"
 MODULES = sorted(
     p.stem
     for p in HERE.glob("*.py")
-    if p.stem not in ("__init__", "__main__", "side", "throughput")
+    if p.stem not in ("__init__", "__main__", "side", "throughput", "strides")
 )
 COLUMNS = (
     "name", "step", "against", "mark", "met", "ratio", "seconds", "cpu_seconds", "peak_mb",
@@ -88,17 +88,24 @@ def main() -> None:
     if given.list:
         print("\n".join(f"{m:12} {c.name:24} {c.step}" for m, c in cases))
         return
-    rows = [row(m, c, given.rounds or c.rounds) for m, c in cases]
-    print(machine())
-    for r in rows:
+    print(machine(), flush=True)
+    failed = []
+    for module, case in cases:
+        try:
+            r = row(module, case, given.rounds or case.rounds)
+        except (subprocess.CalledProcessError, AssertionError) as e:
+            failed.append(case.name)
+            print(f"{case.name}: FAILED: {e}", flush=True)
+            continue
+        if given.write:
+            write([r])
         rival = f"{r['ratio']}x {r['against']}" if r["ratio"] else ""
         floor = f"{r['times_floor']}x the floor ({r['floor_is']})" if r["times_floor"] else ""
         said = [f"{r['seconds']} s", rival, floor, f"{r['growth_mb']} MB more", r["same"]]
         verdict = {"yes": "reached", "no": "MISSED", "": ""}[r["met"]]
         said.append(f"mark {r['mark']} {verdict}" if r["mark"] else "")
-        print(f"{r['name']}: {'; '.join(x for x in said if x)}")
-    if given.write:
-        write(rows)
+        print(f"{r['name']}: {'; '.join(x for x in said if x)}", flush=True)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 def write(rows: list[dict]) -> None:
@@ -114,4 +121,5 @@ def write(rows: list[dict]) -> None:
         table.writerows(kept.values())
 
 
-main()
+if __name__ == "__main__":
+    main()

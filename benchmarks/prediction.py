@@ -25,12 +25,12 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 
-def network(name: str, options: dict):
+def network(name: str, options: dict, threads: int = 1):
     import torch
 
     from resegment import models
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = models.build(name, options)
     weights = Path(f"runs/sample-smoke/{RUNS[name]}/s0/weights.safetensors")
@@ -39,7 +39,15 @@ def network(name: str, options: dict):
     return model.eval()
 
 
-def project(name: str, options: dict, engine: str, inference: dict, crop: int, repeats: int):
+def project(
+    name: str,
+    options: dict,
+    engine: str,
+    inference: dict,
+    crop: int,
+    repeats: int,
+    threads: int = 1,
+):
     """A map as `resegment predict` draws it."""
 
     def side():
@@ -51,8 +59,9 @@ def project(name: str, options: dict, engine: str, inference: dict, crop: int, r
         from resegment import predict
 
         cpu = torch.device("cpu")
-        model = network(name, options).to(memory_format=torch.channels_last)
-        draw, pixels = predict.drawing(model, cpu, engine), image()[200:, 200:][:crop, :crop]
+        model = network(name, options, threads).to(memory_format=torch.channels_last)
+        draw = predict.drawing(model, cpu, engine, threads)
+        pixels = image()[200:, 200:][:crop, :crop]
         pixels = pixels if crop else image()
         few = pixels[: PATCH + STRIDE, : PATCH + 15 * STRIDE] if crop else pixels
         predict.probability(draw, few, cpu, inference)
@@ -64,14 +73,14 @@ def project(name: str, options: dict, engine: str, inference: dict, crop: int, r
     return side
 
 
-def eager(name: str, repeats: int = 10):
+def eager(name: str, threads: int = 1, repeats: int = 10):
     """What a user writes: NCHW, float32, the default allocator."""
 
     def side():
         import torch
         import torch.nn.functional as F
 
-        model = network(name, {})
+        model = network(name, {}, threads)
         x = torch.from_numpy(image()).permute(2, 0, 1)[None].float().div(255).contiguous()
         below, right = (-n % model.stride for n in SIZE)
         with torch.no_grad():
@@ -165,13 +174,14 @@ def levels(most: float, trained: bool = True):
     return same
 
 
-def whole(name: str, engine: str, ratio: float | None) -> Case:
+def whole(name: str, engine: str, threads: int) -> Case:
     label = {"rga_net": "rga", "mini_net": "mini"}[name]
     return Case(
-        f"predict-{label}-{engine}",
-        f"map of a DRIVE image, {name}, {engine}", ratio=ratio,
-        ours=project(name, {}, engine, {"patch": None, "stride": None}, 0, 10),
-        against="PyTorch eager, NCHW, fp32, default allocator", other=eager(name),
+        f"predict-{label}-{engine}-{threads}",
+        f"map of a DRIVE image, {name}, {engine}, {threads} thread{'s' * (threads > 1)}",
+        ratio=5 if engine == "onnx" else None,
+        ours=project(name, {}, engine, {"patch": None, "stride": None}, 0, 10, threads),
+        against="PyTorch eager, NCHW, fp32, default allocator", other=eager(name, threads),
         floor=activations(name), floor_is="outputs of all convolutions copied once in memory",
         same=levels(1e-4), rounds=3,
     )  # fmt: skip
@@ -190,7 +200,7 @@ def tiling(width: int, engine: str) -> Case:
 
 
 CASES = [
-    *(whole(n, e, 5 if e == "onnx" else None)
-      for n in ("rga_net", "mini_net") for e in ("onnx", "torch")),
+    *(whole(n, e, t) for n in ("rga_net", "mini_net")
+      for e, t in (("onnx", 1), ("onnx", 2), ("torch", 1))),
     *(tiling(w, e) for w in (16, 64) for e in ("torch", "onnx")),
 ]  # fmt: skip

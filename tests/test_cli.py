@@ -1,5 +1,6 @@
 """The command line: a user's mistake is one sentence and exit 1, never a traceback."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -147,6 +148,23 @@ def test_one_card_is_held_by_one_job_at_a_time(tmp_path):
     for held in spans.values():
         held.sort()
         assert all(a[1] <= b[0] for a, b in zip(held, held[1:], strict=False))
+
+
+def test_a_card_is_shared_by_as_many_as_are_allowed(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("RESEGMENT_SLOTS", str(tmp_path))
+    monkeypatch.setenv("RESEGMENT_PER_CARD", "2")
+    held = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # `claim` narrows it
+            stack.enter_context(devices.claim())
+            held.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        assert held == ["0", "1", "0", "1"]  # an empty card first
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        monkeypatch.setattr(devices.time, "sleep", lambda _: held[9])
+        with pytest.raises(IndexError), devices.claim():
+            pass
 
 
 def test_a_dead_holder_frees_its_card(tmp_path, monkeypatch):
