@@ -30,5 +30,5 @@ def waits(name: str, *words: str) -> Case:
 CASES = [
     waits("help", "--help"),
     waits("audit", "audit"),
-    waits("trace", "trace", "reports/sample-smoke/ledger.csv:3"),
+    waits("trace", "trace", "reports/sample-smoke/scores.csv:3"),
 ]

@@ -85,7 +85,7 @@ def reproducible(seed: int, threads: int, strict: bool = True) -> None:
     """Fix what torch leaves open: threads, algorithms, and the generator of initial weights.
 
     strict: on a GPU, only algorithms that repeat their bits, where torch has them. A CPU repeats
-    its bits either way, and at the same speed.
+    its bits either way.
     """
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
