@@ -155,8 +155,10 @@ def starts():
 
 STATUS, DRY = ("dvc", "status"), ("snakemake", "-n", "--quiet", "rules")
 CASES = [
-    Case("dvc-status", "510 stages, all to be made", looks(STATUS, False, "score@"), seconds=15, rounds=2),
-    Case("dvc-status-done", "510 stages, all made", looks(STATUS, True, "up to date"), seconds=15, rounds=2),
+    Case("dvc-status", "510 stages, all to be made", looks(STATUS, False, "score@"),
+         seconds=15, rounds=2),
+    Case("dvc-status-done", "510 stages, all made", looks(STATUS, True, "up to date"),
+         seconds=15, rounds=2),
     Case("snakemake-n", "510 stages, all to be made", looks(DRY, False, ""), seconds=15, rounds=2),
     Case("snakemake-n-done", "510 stages, all made", looks(DRY, True, "Nothing to be done"),
          seconds=15, rounds=2),
