@@ -20,7 +20,7 @@ TABLE = HERE / "results.csv"
 MODULES = sorted(
     p.stem
     for p in HERE.glob("*.py")
-    if p.stem not in ("__init__", "__main__", "side", "throughput", "strides")
+    if p.stem not in ("__init__", "__main__", "side", "throughput", "strides", "tables")
 )
 COLUMNS = (
     "name", "step", "against", "mark", "met", "ratio", "seconds", "cpu_seconds", "peak_mb",

@@ -155,18 +155,19 @@ def starts():
 
 STATUS, DRY = ("dvc", "status"), ("snakemake", "-n", "--quiet", "rules")
 CASES = [
-    Case("dvc-status", "510 stages, all to be made", looks(STATUS, False, "score@"),
+    Case("dvc-status", "dvc status, 510 stages, all to be made", looks(STATUS, False, "score@"),
          seconds=15, rounds=2),
-    Case("dvc-status-done", "510 stages, all made", looks(STATUS, True, "up to date"),
+    Case("dvc-status-done", "dvc status, 510 stages, all made", looks(STATUS, True, "up to date"),
          seconds=15, rounds=2),
-    Case("snakemake-n", "510 stages, all to be made", looks(DRY, False, ""), seconds=15, rounds=2),
-    Case("snakemake-n-done", "510 stages, all made", looks(DRY, True, "Nothing to be done"),
+    Case("snakemake-n", "snakemake -n, 510 stages, all to be made", looks(DRY, False, ""),
          seconds=15, rounds=2),
-    Case("snakemake-job", f"a job that does nothing, {6 * FEW} runs, one after the other",
+    Case("snakemake-n-done", "snakemake -n, 510 stages, all made",
+         looks(DRY, True, "Nothing to be done"), seconds=15, rounds=2),
+    Case("snakemake-job", f"snakemake: a job that does nothing, {6 * FEW} runs",
          works("snakemake", "--cores", "1", "--quiet", "all"), seconds=2, rounds=2,
          floor=starts, floor_is="Python importing DVC"),
-    Case("dvc-job", f"a job that does nothing, {6 * FEW} runs", works("dvc", "repro", "-q"),
-         seconds=2, rounds=2, floor=starts, floor_is="Python importing DVC"),
-    Case("dvc-job-of-many", "one job that does nothing, 510 stages recorded", among_many,
+    Case("dvc-job", f"dvc repro: a job that does nothing, {6 * FEW} runs",
+         works("dvc", "repro", "-q"), seconds=2, rounds=2, floor=starts, floor_is="Python importing DVC"),
+    Case("dvc-job-of-many", "dvc repro: one job that does nothing, 510 stages recorded", among_many,
          seconds=2, rounds=2, floor=starts, floor_is="Python importing DVC"),
 ]  # fmt: skip

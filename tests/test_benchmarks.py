@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import benchmarks.__main__ as harness
-from benchmarks import Case, side
+from benchmarks import Case, side, tables
 
 
 def adds(value: int, repeats: int = 2):
@@ -77,3 +77,8 @@ def test_an_unknown_name_is_said(root):
     words = [sys.executable, "-m", "benchmarks", "nothing"]
     said = subprocess.run(words, cwd=root, capture_output=True, text=True)
     assert said.returncode == 2 and "no case or module nothing" in said.stderr
+
+
+def test_the_readmes_show_what_was_measured():
+    for file, text in tables.render().items():
+        assert tables.BLOCK.search(file.read_text())[0] == text, "python -m benchmarks.tables"
