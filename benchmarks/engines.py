@@ -167,7 +167,8 @@ CASES = [
          works("snakemake", "--cores", "1", "--quiet", "all"), seconds=2, rounds=2,
          floor=starts, floor_is="Python importing DVC"),
     Case("dvc-job", f"dvc repro: a job that does nothing, {6 * FEW} runs",
-         works("dvc", "repro", "-q"), seconds=2, rounds=2, floor=starts, floor_is="Python importing DVC"),
+         works("dvc", "repro", "-q"), seconds=2, rounds=2,
+         floor=starts, floor_is="Python importing DVC"),
     Case("dvc-job-of-many", "dvc repro: one job that does nothing, 510 stages recorded", among_many,
          seconds=2, rounds=2, floor=starts, floor_is="Python importing DVC"),
 ]  # fmt: skip
