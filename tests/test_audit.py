@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from resegment import audit, geometry, published
+from resegment.audit import possible, verdict
 from resegment.cli import app
 from resegment.datasets import chase_db1, drive
 from resegment.errors import UserError
 
-SETS = tuple(audit.testsets())
+SETS = tuple(possible.testsets())
 NATIVE = [s for s in SETS if s.space == "native"]
 RSAN = ["rsan-1-02", "rsan-1-03", "rsan-1-04", "rsan-2-02", "rsan-2-03", "rsan-2-04"]
 
@@ -31,7 +32,7 @@ def test_what_is_recorded_is_what_the_rows_say(rows):
     assert audit.recorded() == list(rows.values())  # else: `resegment audit --write`
 
 
-def printed(values: dict[str, float], digits: int = 4) -> audit.Intervals:
+def printed(values: dict[str, float], digits: int = 4) -> possible.Intervals:
     half = 0.5 * 10.0**-digits
     return {k: (round(v, digits) - half, round(v, digits) + half) for k, v in values.items()}
 
@@ -57,7 +58,7 @@ def test_rsan_is_whole_frame_pooled_and_exact(rows, row):
     values = published.row(row).set_index("metric")["value"]
     on = next(s for s in NATIVE if (s.region, s.split) in {("frame", "01-20"), ("frame", "11L-14R")}
               and s.dataset == rows[row]["dataset"])  # fmt: skip
-    follows = audit.implied_f1(printed(values[["se", "sp"]].to_dict()), on.prevalence)
+    follows = possible.implied_f1(printed(values[["se", "sp"]].to_dict()), on.prevalence)
     assert follows == pytest.approx(values["f1"], abs=0.0008)
 
 
@@ -65,7 +66,7 @@ def test_the_convlstm_net_is_inside_the_field_of_view(rows):
     row = rows["bcdu-1-01"]
     assert (row["verdict"], row["protocol"]) == ("consistent", "fov, pooled")
     assert float(row["prevalence"]) == pytest.approx(0.1274, abs=1e-4)
-    f1 = audit.implied_f1(printed({"se": 0.7153, "sp": 0.9876}), 0.1274)
+    f1 = possible.implied_f1(printed({"se": 0.7153, "sp": 0.9876}), 0.1274)
     assert f1 == pytest.approx(0.7947, abs=0.0005)
 
 
@@ -166,7 +167,7 @@ def test_contradictions_are_cells(rows):
     se=st.floats(0.6, 0.9),
     fpr=st.floats(0.008, 0.05),
     seed=st.integers(0, 2**32 - 1),
-    kept=st.sampled_from([audit.METRICS, ("se", "sp", "acc", "f1"), ("se", "acc", "precision",
+    kept=st.sampled_from([possible.METRICS, ("se", "sp", "acc", "f1"), ("se", "acc", "precision",
                           "f1", "iou"), ("se", "sp", "acc", "f1", "iou")]),
 )  # fmt: skip
 def test_maps_of_real_labels_are_never_called_impossible(on, how, se, fpr, seed, kept):
@@ -179,7 +180,7 @@ def test_maps_of_real_labels_are_never_called_impossible(on, how, se, fpr, seed,
     each_se = np.clip(se + random.uniform(0, 0.07) * z[0], 0.3, 0.99)
     each_sp = 1 - np.clip(fpr * (1 + random.uniform(0, 0.4) * z[1]), 1e-4, 0.2)
     values = scored(vessel, pixels, each_se, each_sp, how)
-    said = audit.judge(printed({k: values[k] for k in kept}), on.dataset, SETS)
+    said = verdict.judge(printed({k: values[k] for k in kept}), on.dataset, SETS)
     assert said["verdict"] == "consistent", said["sentence"]
 
 
@@ -196,7 +197,7 @@ def test_rows_that_were_altered_decisively_are_called_impossible(on, how, se, fp
     values = scored(vessel, pixels, np.full(len(vessel), se), np.full(len(vessel), 1 - fpr), how)
     values["f1"] += shift
     row = printed({k: values[k] for k in ("se", "sp", "acc", "f1")})
-    said = audit.judge(row, on.dataset, SETS)
+    said = verdict.judge(row, on.dataset, SETS)
     assert said["verdict"] == "impossible" and "f1" in said["cells"].split()
 
 
@@ -207,21 +208,21 @@ def test_pooled_pixels_accept_their_own_numbers_and_no_others(se, sp, pi, metric
     vessel, pixels = np.array([pi * 1e8]), np.array([1e8])
     values = scored(vessel, pixels, np.array([se]), np.array([sp]), "pooled")
     pi = float(vessel[0] / pixels[0])
-    assert audit.pooled(printed(values), pi, pi)
+    assert possible.pooled(printed(values), pi, pi)
     true = values[metric]
     row = printed({k: values[k] for k in ("se", "sp")} | {metric: true})
     reach = (np.ptp([scored(vessel, pixels, np.array([a]), np.array([b]), "pooled")[metric]
                      for a in row["se"] for b in (row["sp"][0], min(row["sp"][1], 1))])
              + 2e-4)  # fmt: skip
-    assert not audit.pooled(row | printed({metric: true + 1.5 * reach}), pi, pi)
+    assert not possible.pooled(row | printed({metric: true + 1.5 * reach}), pi, pi)
 
 
 def test_prevalence_follows_from_either_triple():
     values = scored(np.array([9e6]), np.array([1e8]), np.array([0.8]), np.array([0.98]), "pooled")
     for kept in (("se", "sp", "acc"), ("se", "precision", "acc")):
-        low, high = audit.prevalence(printed({k: values[k] for k in kept}))
+        low, high = possible.prevalence(printed({k: values[k] for k in kept}))
         assert low <= 0.09 <= high and high - low < 0.002
-    assert audit.prevalence(printed({"se": 0.8, "f1": 0.8})) is None
+    assert possible.prevalence(printed({"se": 0.8, "f1": 0.8})) is None
 
 
 # The labels
@@ -234,10 +235,10 @@ def test_the_counts_of_the_test_sets_add_up():
     for row in table.to_dict("records"):
         pi = row["vessel"] / row["pixels"]
         base = native.loc[tuple(row[k] for k in key)]
-        assert abs(pi / (base["vessel"] / base["pixels"]) - 1) < audit.RESIZE
+        assert abs(pi / (base["vessel"] / base["pixels"]) - 1) < possible.RESIZE
     for one in SETS:  # what sharing a prevalence among neighbours can cost
         each = np.sort(np.array(one.vessel) / np.array(one.pixels))
-        assert (each - one.groups).std() * (audit.SPREAD_SE + 0.02) < audit.JOINED
+        assert (each - one.groups).std() * (possible.SPREAD_SE + 0.02) < possible.JOINED
 
 
 def test_the_labels_were_counted(real_data, tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 from resegment import closure
 from resegment.engines import plan
 from resegment.models.hybridnetseg import deform
+from resegment.models.hybridnetseg.deform import library
 
 COMPILER = os.environ.get("CXX") or "c++"
 needs_compiler = pytest.mark.skipif(
@@ -168,9 +169,9 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.delenv("RESEGMENT_COMPILE", raising=False)
     monkeypatch.setattr(deform, "FLAGS", ("-O0", *(f for f in deform.FLAGS if f != "-O3")))
     monkeypatch.setattr(deform, "KERNEL", None)
-    deform.library.cache_clear()
+    library.cache_clear()
     yield tmp_path / "cache/resegment"
-    deform.library.cache_clear()
+    library.cache_clear()
 
 
 def assert_in_pytorch() -> None:
@@ -209,12 +210,12 @@ def test_a_library_is_built_once_and_one_that_was_cut_off_again(fresh):
     (file,) = fresh.iterdir()
     whole, built = file.read_bytes(), file.stat().st_mtime_ns
 
-    deform.library.cache_clear()
+    library.cache_clear()
     assert deform.kernel_in_use() == "compiled" and file.stat().st_mtime_ns == built
 
     file.unlink()  # this process has it loaded
     file.write_bytes(whole[: len(whole) // 2])
-    deform.library.cache_clear()
+    library.cache_clear()
     assert deform.kernel_in_use() == "compiled"
     assert file.read_bytes() == whole and list(fresh.iterdir()) == [file]
 

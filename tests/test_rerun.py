@@ -10,7 +10,19 @@ import fakes
 import pytest
 import yaml
 
-from resegment import cli, config, fetch, ingest, native, paths, predict, prepare, score, train
+from resegment import (
+    cli,
+    config,
+    drawn,
+    fetch,
+    ingest,
+    native,
+    paths,
+    predict,
+    prepare,
+    score,
+    train,
+)
 from resegment.datasets import hrf, stare
 from resegment.protocols import Protocol
 
@@ -44,7 +56,7 @@ def done(tmp_path_factory, root):
         train.fit(run, config.trained_by(run), prepared, paths.run(RUN), "cpu", {})
         protocols = {n: Protocol(**p.model_dump()) for n, p in params.protocols.items()}
         for dataset in (None, "hrf"):
-            maps, name, splits = cli.scored_on(run, dataset)
+            maps, name, splits = drawn.of(run, dataset).values()
             if dataset:
                 protocols = score.frozen(protocols, RUN)
             predict.predict(run, "cpu", name, splits, paths.predictions(maps))

@@ -330,6 +330,13 @@ def test_every_item_is_drawn_once_an_epoch_and_in_another_order_each_time():
     assert len(longer) == 25 and max(map(longer.count, range(10))) == 3
 
 
+def test_a_cpu_gives_the_same_bits_under_either_determinism(run):
+    fresh(run, "strict")
+    fresh(run, "fast", determinism="fast")
+    a, b = weights("strict"), weights("fast")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 def test_a_training_from_the_device_learns_the_same(run, monkeypatch):
     """Its views differ in roundings, not in what they show; here the device is the CPU."""
 

@@ -12,7 +12,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from resegment import closure, config, native, parcel, paths
+from resegment import closure, config, drawn, native, parcel, paths
 from resegment.errors import UserError
 from resegment.files import atomic_folder, fingerprint, md5, read_json, write_json
 
@@ -79,14 +79,8 @@ def maps(run: dict) -> list[dict]:
 
     Its own images, and the test images of every other set of its campaign that has been ingested.
     """
-    own = native.split(run["split"], run["dataset"])
-    out = [{"id": run["run"], "dataset": run["dataset"], "splits": own}]
-    for dataset in run["cross"]:
-        if (paths.native(dataset) / "manifest.csv").is_file():
-            tested = {i: p for i, p in native.split(dataset, dataset).items() if p == "test"}
-            there = paths.cross(run["run"], dataset)
-            out.append({"id": there, "dataset": dataset, "splits": tested})
-    return out
+    here = [d for d in run["cross"] if (paths.native(d) / "manifest.csv").is_file()]
+    return [drawn.of(run), *(drawn.of(run, dataset) for dataset in here)]
 
 
 def prepared(run: dict, params: config.Params) -> Path:
@@ -157,10 +151,10 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
             rows = [row for row in csv.DictReader(f) if row["operation"] == "none"]
         pairs = [row[k] for row in rows for k in ("image", "label", "fov") if row.get(k)]
         out |= _of_manifest(folder, pairs)
-        for drawn in maps(run):
-            known = native.manifest(drawn["dataset"])
-            images = [known[i]["image"] for i in drawn["splits"]]
-            out |= _of_manifest(paths.native(drawn["dataset"]), images)
+        for shown in maps(run):
+            known = native.manifest(shown["dataset"])
+            images = [known[i]["image"] for i in shown["splits"]]
+            out |= _of_manifest(paths.native(shown["dataset"]), images)
         if run["initial"] and run["initial"] not in carried:
             out |= _initial(run, params)
     return out

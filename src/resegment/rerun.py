@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from resegment import devices, native, paths
+from resegment import devices, drawn, paths
 from resegment.errors import UserError
 from resegment.files import md5, read_json
 from resegment.metrics import METRICS
@@ -30,9 +30,7 @@ def rerun(run: dict, metric: str, protocol: str, protocols: dict[str, Protocol])
     Raises UserError where weights, manifest, maps or scores are not here.
     """
     on = run.get("on")
-    dataset, maps = on or run["dataset"], paths.cross(run["run"], on) if on else run["run"]
-    splits = native.split(dataset if on else run["split"], dataset)
-    splits = {i: part for i, part in splits.items() if part == "test" or not on}
+    maps, dataset, splits = drawn.of(run, on).values()
     needed = [paths.run(run["run"]) / name for name in ("weights.safetensors", "manifest.json")]
     if on:
         needed.append(paths.scores(run["run"]) / "metrics.json")

@@ -53,13 +53,19 @@ def templates() -> dict[str, dict]:
     other = ["runs/${item.initial}/weights.safetensors"]
     predict = {
         "cmd": "resegment predict ${item.run} --on ${item.dataset}",
-        "deps": ["runs/${item.run}/weights.safetensors", native, split, network, *code("predict")],
+        "deps": [
+            "runs/${item.run}/weights.safetensors",
+            native,
+            split,
+            network,
+            *code("predict", "drawn"),
+        ],
         "params": [*model, "inference.${item.inference}"],
         "outs": ["runs/${key}/predictions"],
     }
     score = {
         "cmd": "resegment score ${item.run} --on ${item.dataset}",
-        "deps": ["runs/${key}/predictions", native, split, *code("score")],
+        "deps": ["runs/${key}/predictions", native, split, *code("score", "drawn")],
         "params": ["protocols", "recipes.${item.recipe}"],
         "outs": ["runs/${key}/scores"],
     }

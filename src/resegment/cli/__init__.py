@@ -1,10 +1,8 @@
 """The command line: parse, call one function, and turn a user's mistake into one sentence."""
 
-import contextlib
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,46 +10,22 @@ from typing import Annotated
 
 import typer
 
-from resegment import closure, config, devices, paths
+from resegment import config, devices, paths
+from resegment.cli import data
+from resegment.cli.record import held, origin
 from resegment.engines import plan as planning
 from resegment.errors import UserError
-from resegment.files import fingerprint, md5
 
 app = typer.Typer(
     help="Re-run published segmentation papers and put every printed number beside the measured.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
-data = typer.Typer(help="The datasets: what is there, what is missing, how to get it.",
-                   no_args_is_help=True)  # fmt: skip
-app.add_typer(data, name="data")
+app.add_typer(data.data, name="data")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
 Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
 On = Annotated[str | None, typer.Option(metavar="DATASET", help="one of the campaign's cross sets")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-
-
-@contextlib.contextmanager
-def held(*files: Path, roots: tuple[str, ...] = (), run: str | None = None):
-    """Fail a stage whose parameters, code or data changed while it ran: nothing false is recorded.
-
-    DVC would record what params.yaml says at the end, whatever the stage was started with.
-    """
-
-    def now() -> dict[str, str]:
-        params = config.load()
-        seen = {str(f): md5(f) for f in [*files, *closure.files(*roots).values()] if f.exists()}
-        resolved = config.find(params, run) if run else params.model_dump(mode="json")
-        return seen | {f"{paths.PARAMS}{f' ({run})' if run else ''}": fingerprint(resolved)}
-
-    planning.check(config.load())
-    before = now()
-    yield
-    after = now()
-    changed = sorted(k for k in before | after if before.get(k) != after.get(k))
-    if changed:
-        raise UserError(f"{', '.join(changed)} changed during the stage; nothing is recorded: run "
-                        "it again")  # fmt: skip
 
 
 def resolved(run_id: str) -> dict:
@@ -73,19 +47,6 @@ def with_splits(runs: list[dict]) -> list[dict]:
     from resegment import native
 
     return [r | {"splits": native.split(r["split"], r["dataset"])} for r in runs]
-
-
-def origin() -> dict:
-    """The commit the code comes from, and whether the tree differed from it."""
-
-    def git(*words: str) -> str | None:
-        answer = subprocess.run(["git", *words], capture_output=True, text=True)
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    with contextlib.suppress(FileNotFoundError):
-        status = git("status", "--porcelain", "--untracked-files=no", "--", "src")
-        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(status)}
-    return {"git_commit": None, "git_dirty": None}
 
 
 @app.command()
@@ -165,28 +126,19 @@ def train(run_id: RunId, device: Device = "auto"):
     checkpoint.remove(run_id)
 
 
-def scored_on(run: dict, dataset: str | None) -> tuple[str, str, dict[str, str]]:
-    """(id of the maps, dataset, {id: part}): a run's own images, or another set's test images."""
-    from resegment import native
-
-    if dataset in (None, run["dataset"]):
-        return run["run"], run["dataset"], native.split(run["split"], run["dataset"])
-    if dataset not in run["cross"]:
-        have = ", ".join(run["cross"]) or "none"
-        raise UserError(f"{paths.PARAMS}: {run['run']} is not scored on {dataset!r}; cross: {have}")
-    tested = {i: p for i, p in native.split(dataset, dataset).items() if p == "test"}
-    return paths.cross(run["run"], dataset), dataset, tested
-
-
 @app.command()
 def predict(run_id: RunId, on: On = None, device: Device = "auto"):
     """Draw the probability maps of one run."""
     run = resolved(run_id)
     weights = paths.run(run_id) / "weights.safetensors"
-    with held(weights, roots=("resegment.predict",), run=run_id), devices.claim(device) as where:
+    with (
+        held(weights, roots=("resegment.predict", "resegment.drawn"), run=run_id),
+        devices.claim(device) as where,
+    ):
+        from resegment import drawn
         from resegment import predict as stage
 
-        maps, dataset, splits = scored_on(run, on)
+        maps, dataset, splits = drawn.of(run, on).values()
         stage.predict(run, where, dataset, splits, paths.predictions(maps))
 
 
@@ -253,17 +205,18 @@ def score(run_id: RunId, on: On = None):
 
     On another dataset the thresholds are those chosen on the run's own training images.
     """
+    from resegment import drawn
     from resegment import score as stage
     from resegment.protocols import Protocol
 
     run, params = resolved(run_id), config.load()
     protocols = {n: Protocol(**p.model_dump()) for n, p in params.protocols.items()}
-    maps, dataset, splits = scored_on(run, on)
+    maps, dataset, splits = drawn.of(run, on).values()
     files = [paths.predictions(maps) / "manifest.json"]
     if maps != run_id:
         files.append(paths.scores(run_id) / "metrics.json")
         protocols = stage.frozen(protocols, run_id)
-    with held(*files, roots=("resegment.score",), run=run_id):
+    with held(*files, roots=("resegment.score", "resegment.drawn"), run=run_id):
         stage.score(maps, dataset, run["geometry"], protocols, splits)
 
 
@@ -396,79 +349,6 @@ def models_(as_json: Annotated[bool, typer.Option("--json")] = False):
 
     rows = catalogue.table()
     typer.echo(json.dumps(rows, indent=1) if as_json else catalogue.text(rows))
-
-
-@data.command()
-def status(
-    names: Annotated[list[str] | None, typer.Argument(help="default: every known set")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-):
-    """Say of each dataset what is there, what is missing or altered, and what to do next."""
-    from resegment import fetch
-
-    found = fetch.status(names)
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    for d in found:
-        typer.echo(_described(d))
-
-
-@data.command()
-def add(
-    name: str,
-    path: Annotated[list[Path], typer.Argument(help="archives or folders")],
-    unverified: Annotated[
-        bool, typer.Option("--unverified", help="take altered files too, known by their names")
-    ] = False,
-):
-    """Take in a dataset you have: archives or an unpacked folder, checked file by file."""
-    from resegment import fetch
-
-    result = fetch.add(name, path, unverified=unverified)
-    typer.echo(f"{name}: {result['added']} files added, {result['already']} were there")
-    _vouch(result)
-    for file, why in result["rejected"].items():
-        typer.echo(f"  refused  {file}: {why} has other content than the original")
-    for problem in result["problems"]:
-        typer.echo(f"  problem  {problem}")
-    typer.echo(_described(result))
-
-
-@data.command()
-def get(
-    name: str,
-    mirror: Annotated[str | None, typer.Option(help="tried when the official source fails")] = None,
-    keep: Annotated[Path | None, typer.Option(help="folder that keeps the archives")] = None,
-):
-    """Download an open dataset; for the others say where to register and what to run then."""
-    from resegment import fetch
-
-    result = fetch.get(name, mirror=mirror, into=keep)
-    _vouch(result)
-    typer.echo(_described(result))
-
-
-def _vouch(result: dict) -> None:
-    if result["taken"]:
-        file = paths.registry(result["name"])
-        typer.echo(f"  nobody vouches for {result['taken']} of the files: their hashes are now in "
-                   f"{file}, and `git checkout {file}` undoes it")  # fmt: skip
-
-
-def _described(d: dict) -> str:
-    """One dataset's status as lines for a person."""
-    lines = [f"{d['name']:10} {d['title']} ({d['access']}; {d['licence']})"]
-    if d["expected"]:
-        altered = f", {len(d['altered'])} altered" if d["altered"] else ""
-        strange = f", {d['unverified']} unverified" if d["unverified"] else ""
-        count = f"{d['present']} of {d['expected']} files"
-        lines += [f"  {count} in {d['folder']}{altered}{strange}"]
-    if d["present"] and d["unusable"]:
-        lines += [f"  {len(d['usable'])} images usable, {len(d['unusable'])} not:"]
-    for i, reason in list(d["unusable"].items())[:8]:
-        lines += [f"  {i}: {reason}"] if d["present"] else []
-    return "\n".join(lines + ([f"  next: {d['next']}"] if d["next"] else ["  complete"]))
 
 
 def main():
