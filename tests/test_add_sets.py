@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resegment import fetch, ingest
-from resegment.cli import _described, data
+from resegment.cli.data import _described, data
 from resegment.datasets import hrf, monuseg, registry, stare, sums
 from resegment.errors import UserError
 
