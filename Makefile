@@ -39,7 +39,7 @@ test: check     ## every test, the slow ones included
 	pytest -n 2 --dist worksteal
 
 fast: setup     ## the tests that take seconds
-	pytest -n 2 --dist worksteal -m "not slow"
+	pytest -n 2 --dist worksteal -m "not slow and not campaign"
 
 lock: setup     ## write the versions of this environment to requirements.lock
 	$(BIN)/pip freeze --exclude-editable --exclude torch > requirements.lock
