@@ -31,7 +31,7 @@ def render() -> str:
     """The rows as tables of Markdown, one for each kind of fault."""
     rows, text = read(), ""
     for kind in dict.fromkeys(r["kind"] for r in rows):
-        text += f"\n### {kind}\n\n| fault | tried | what comes of it | `pytest tests/faults/...` |\n"
+        text += f"\n### {kind}\n\n| fault | tried | what comes of it | `pytest tests/faults/` |\n"
         text += "| --- | --- | --- | --- |\n"
         for r in rows:
             if r["kind"] == kind:
