@@ -28,7 +28,7 @@ def download(archive: registry.Archive, target: Path, mirror: str | None) -> Pat
             before = part.stat().st_size if part.exists() else 0
             try:
                 _stream(url, part, https_only=not (archive.sha256 or archive.md5))
-            except requests.RequestException as error:
+            except (requests.RequestException, ValueError) as error:  # ... a redirect to nonsense
                 failures.append(f"{url}: {error}")
                 if part.stat().st_size > before:
                     continue  # it was cut: go on from there
@@ -42,9 +42,10 @@ def download(archive: registry.Archive, target: Path, mirror: str | None) -> Pat
                             f"{url}: what came is no whole zip archive")  # fmt: skip
             if not before:
                 break  # wrong from its first byte to its last: no use in asking again
+    why = unpack.plain("; ".join(dict.fromkeys(failures)))
     raise UserError(
-        f"{archive.name} could not be downloaded ({'; '.join(dict.fromkeys(failures))}): run the "
-        "command again to go on, name a mirror, or get it by hand and `resegment data add` it"
+        f"{archive.name} could not be downloaded ({why}): run the command again to go on, name a "
+        "mirror, or get it by hand and `resegment data add` it"
     )
 
 
