@@ -951,3 +951,57 @@ def test_given_again_with_other_content(place, tried):
         assert code == 0 and place.held("isic2018") == SETS["isic2018"]
         assert f"problem  {k} files, {other}/{names[0]} first, differ from those" in out
     tried(3)
+
+
+# -- the list of hashes itself
+
+GOOD = "# a note\n" + "".join(f"{hashlib.sha256(d).hexdigest()}  {f}\n" for f, d in TEXTS.items())
+DIGEST = "0" * 64
+LISTS = {
+    "leads out": (f"{DIGEST}  ../../../evil\n", "leads out of the dataset's folder"),
+    "absolute": (f"{DIGEST}  /etc/evil\n", "leads out of the dataset's folder"),
+    "out and in": (f"{DIGEST}  a/../../b\n", "leads out of the dataset's folder"),
+    "twice": (f"{DIGEST}  {next(iter(TEXTS))}\n", "stands there twice"),
+    "a merge": ("<<<<<<< HEAD\n", "line 8 is no sha256 and path"),
+    "half a line": (f"{DIGEST[:30]}", "line 8 is no sha256 and path"),
+    "capitals": (f"{'A' * 64}  a.gif\n", "line 8 is no sha256 and path"),
+    "one space": (f"{DIGEST} a.gif\n", "line 8 is no sha256 and path"),
+    "binary mark": (f"{DIGEST} *a.gif\n", "line 8 is no sha256 and path"),
+    "only a path": ("a.gif\n", "line 8 is no sha256 and path"),
+    "md5": (f"{DIGEST[:32]}  a.gif\n", "line 8 is no sha256 and path"),
+}
+
+
+@pytest.mark.fault(
+    "Bad archives",
+    "The list of hashes leads out of the folder, has doubled, cut or foreign lines, or is no text",
+    "Status, add and ingest name the file and the line, nothing is taken",
+)
+def test_lists_of_hashes(place, tried):
+    (place.box / "d.zip").write_bytes(zipped(TEXTS))
+    file = Path("data/registry/drive.sha256")
+    cases = [((GOOD + text).encode(), said) for text, said in LISTS.values()]
+    for data, said in [*cases, (b"\xff\xfe\x00" + GOOD.encode(), "is no text")]:
+        file.write_bytes(data)
+        told = place.refused("drive", place.box / "d.zip")
+        assert "drive.sha256" in told and said in told and "from git" in told
+        with pytest.raises(UserError, match=re.escape(said)):
+            fetch.status(["drive"])
+        assert not place.held("drive")
+    file.write_text(f"\n{GOOD}\n# another\n")
+    assert place.add("drive", place.box / "d.zip")[0] == 0 and place.held("drive") == TEXTS
+    tried(len(cases) + 2)
+
+
+@pytest.mark.fault(
+    "Bad archives",
+    "PATH is missing, empty, too long, or holds newlines, terminal escapes or a NUL",
+    "One printable line names it",
+)
+def test_odd_paths(place, tried):
+    paths = ["nowhere.zip", "a\nb.zip", "\x1b[2J.zip", "\u202egpj.zip", "\udcff.zip", "n" * 3000,
+             "a/" * 3000, "~", "*", "-", "data/raw", "data/raw/drive", "."]  # fmt: skip
+    for path in paths:
+        code, _, said = place.add("drive", "--", path)
+        assert code == 1 and said[:-1].isprintable() and said.startswith("resegment: "), said
+    tried(len(paths))
