@@ -34,7 +34,7 @@ CHUNK = 1 << 20
 NAMED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 # What zipfile, tarfile and the decompressors raise for bytes that no writer of archives makes.
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError,
-          ValueError, RuntimeError, LookupError, OverflowError)  # fmt: skip
+          ValueError, RuntimeError, LookupError, OverflowError, MemoryError)  # fmt: skip
 
 
 @dataclass

@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -219,11 +218,11 @@ def clean() -> None:
 WRONG = {
     **{f"status-{code}": f"{code} " for code in (400, 401, 403, 404, 410, 429, 500, 502, 503)},
     "page": "", "empty": "", "wrong": "", "half": "", "length-more": "", "length-less": "",
-    "length-huge": "", "packed": "", "dies-mixed": "", "moved-loop": "redirects",
+    "length-huge": "", "length-two": "unmatching", "packed": "", "dies-mixed": "", "moved-loop": "redirects",
     "moved-file": "No connection adapters", "moved-ftp": "No connection adapters",
     "moved-bad": "", "dies-shifted": "another range", "dies-unlabelled": "another range",
 }  # fmt: skip
-RIGHT = ["good", "named", "moved-up", "length-word", "length-none", "length-minus", "length-two",
+RIGHT = ["good", "named", "moved-up", "length-word", "length-none", "length-minus",
          "dies-whole", "dies-none"]  # fmt: skip
 
 
@@ -258,10 +257,7 @@ def test_odd_but_right_answers(known, net, tried):
             with pytest.raises(UserError):
                 fetch.get("isic2018")
             net("good", safe=not known, known=known)
-        try:
-            assert got(), way
-        except UserError as error:
-            assert way in ("length-two", "length-minus") and "eyes.zip" in str(error), (way, error)
+        assert got(), way
         clean()
         n += 1
         assert not [p for p in net.top.iterdir() if p.name != "work"]
@@ -368,10 +364,3 @@ def test_server_that_dies_again_and_again(net, monkeypatch, tried):
             assert "run the command again to go on" in str(error)
     assert len(net.asked) > 4 and re.fullmatch("(good)+", "".join(net.asked))
     tried(len(net.asked))
-
-
-def test_nothing_waits_for_long(net):
-    before = time.monotonic()
-    net("status-500")
-    refused()
-    assert time.monotonic() - before < 20

@@ -5,7 +5,7 @@ import struct
 from typing import NamedTuple
 
 MAX_PIXELS = 40_000_000  # the largest original, of ISIC 2018, has 30.4 million
-PNM = re.compile(rb"P([1-6])(?:\s+|#[^\n]*\n)+(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)(?:\s+(\d+))?\s")
+PNM = re.compile(rb"P([1-6])S(\d+)S(\d+)(?:S(\d+))?\s".replace(b"S", rb"(?:\s|#[^\n]*\n)+"))
 
 
 class Header(NamedTuple):
@@ -59,16 +59,17 @@ def _jpeg(data: bytes) -> Header:
     """From the frame header: ITU-T T.81, B.2.2."""
     at = 2
     while True:
-        mark, kind, size = struct.unpack_from(">BBH", data, at)
-        if mark != 0xFF:
-            raise ValueError("no marker of a JPEG")
-        if kind == 0xFF:  # a fill byte
+        at = data.index(b"\xff", at)  # decoders, too, pass over what is no marker
+        kind = data[at + 1]
+        if kind in (0, 0xFF):
             at += 1
+        elif kind == 1 or 0xD0 <= kind <= 0xD7:  # markers without a length
+            at += 2
         elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             return Header(height, width, bits, cmyk=channels == 4)
         else:
-            at += 2 + size
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
 
 
 def _tiff(data: bytes, order: str) -> Header:
