@@ -41,8 +41,9 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, stru
 class Unpack:
     """Every file in a folder or archive, one at a time, archives within archives too.
 
-    Members live in `folder` only until the next is asked for. `problems` collects what a given
-    folder holds that could not be opened; an archive that was named by the user raises.
+    Members live in `folder` only until the next is asked for. `problems` collects what was not
+    read: what a given folder holds that could not be opened, and what is behind the end of a tar;
+    an archive that was named by the user and cannot be opened raises.
     """
 
     folder: Path
@@ -66,7 +67,7 @@ class Unpack:
                     f"{shown} is an archive within {MAX_DEPTH} others: unpack it yourself and add "
                     "the folder"
                 )
-            for name, stream in members(path, shown):
+            for name, stream in members(path, shown, self.problems):
                 inner = f"{shown}/{name}"
                 copy = self._write(stream, inner)
                 yield from self.walk(copy, inner, depth + 1)
@@ -133,7 +134,7 @@ def _opener(path: Path, shown: str):
     return None
 
 
-def _zip(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip(path: Path, shown: str, problems: list[str]) -> Iterator[tuple[str, IO[bytes]]]:
     with _damage(shown), _Sips(path) as file, zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if len(members) > MAX_FILES:
@@ -177,7 +178,7 @@ def _complete(file: IO[bytes], members: list[zipfile.ZipInfo]) -> None:
             raise zipfile.BadZipFile(f"{one.filename!r} and {other.filename!r} overlap")
 
 
-def _tar(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar(path: Path, shown: str, problems: list[str]) -> Iterator[tuple[str, IO[bytes]]]:
     with _damage(shown), _Sips(path) as file, tarfile.TarFile(fileobj=file) as archive:
         for count in itertools.count():
             before, member = archive.offset, archive.next()
@@ -194,15 +195,16 @@ def _tar(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
                 with _damage(f"{shown}/{name}"):
                     yield name, archive.extractfile(member)
         file.seek(archive.offset)  # tarfile stops without a word at a header it cannot read
-        if len(end := file.read(CHUNK)) < 512:
-            raise tarfile.ReadError("no end mark")
-        while end:
-            if end.strip(b"\0"):
-                raise tarfile.ReadError("a broken header")
-            end = file.read(CHUNK)
+        end = file.read(512)
+        if len(end) < 512 or end.strip(b"\0"):
+            raise tarfile.ReadError("a broken header" if end else "no end mark")
+        while more := file.read(CHUNK):
+            if more.strip(b"\0"):  # a member whose header is lost, or what old writers left there
+                problems.append(f"{shown}: what stands behind its end mark was not read")
+                break
 
 
-def _gzip(path: Path, shown: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _gzip(path: Path, shown: str, problems: list[str]) -> Iterator[tuple[str, IO[bytes]]]:
     name = re.sub(r"\.tgz$", ".tar", shown.rpartition("/")[2], flags=re.I)
     with _damage(shown), gzip.open(path) as stream:
         yield re.sub(r"\.gz$", "", name, flags=re.I), stream

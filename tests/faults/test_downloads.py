@@ -218,7 +218,8 @@ def clean() -> None:
 WRONG = {
     **{f"status-{code}": f"{code} " for code in (400, 401, 403, 404, 410, 429, 500, 502, 503)},
     "page": "", "empty": "", "wrong": "", "half": "", "length-more": "", "length-less": "",
-    "length-huge": "", "length-two": "unmatching", "packed": "", "dies-mixed": "", "moved-loop": "redirects",
+    "length-huge": "", "length-two": "unmatching", "packed": "", "dies-mixed": "",
+    "moved-loop": "redirects",
     "moved-file": "No connection adapters", "moved-ftp": "No connection adapters",
     "moved-bad": "", "dies-shifted": "another range", "dies-unlabelled": "another range",
 }  # fmt: skip
