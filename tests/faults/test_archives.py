@@ -1028,6 +1028,28 @@ def test_lists_of_hashes(place, tried):
 
 @pytest.mark.fault(
     "Bad archives",
+    "The list of sets is no text, empty, nested without end, cut, or has unknown and missing keys",
+    "One sentence names it and says that git has it",
+)
+def test_lists_of_sets(place, tried):
+    file = Path("data/registry/datasets.yaml")
+    whole = file.read_text()
+    bad = [b"\xff\xfe\x00", b"", b"[" * 20_000, b"a: &a [*a]", b"1", b"- a", b"drive:", b"drive: x",
+           b"drive: {a: 1}", b"drive: {archives: [1]}", b"drive: {archives: [{x: 1}]}", b"\0", b"%",
+           whole[:300].encode(), whole.replace("title:", "titel:").encode(),
+           whole.replace("archives:", "archive:").encode(), b"!!python/name:os.system"]  # fmt: skip
+    for data in bad:
+        file.write_bytes(data)
+        with pytest.raises(
+            UserError, match="datasets.yaml cannot be understood .*from git"
+        ) as error:
+            fetch.status()
+        assert str(error.value)
+    tried(len(bad))
+
+
+@pytest.mark.fault(
+    "Bad archives",
     "PATH is missing, empty, too long, or holds newlines, terminal escapes, undecodable bytes",
     "One printable line names it",
 )

@@ -85,6 +85,6 @@ def _tiff(data: bytes, order: str) -> Header:
             (where,) = struct.unpack_from(f"{order}I", data, where)
         if tag in (256, 257, 258, 262, 274, 277, 339):
             (tags[tag],) = struct.unpack_from(f"{order}{form}", data, where)
-    bits = tags.get(258, 1) if tags.get(339, 1) == 1 else max(16, tags.get(258, 1))
+    bits = tags.get(258, 1) if tags.get(339, 1) in (1, 4) else max(16, tags.get(258, 1))
     alpha, turn = tags.get(277, 1) in (2, 4), tags.get(274, 1)
     return Header(tags[257], tags[256], bits, tags.get(262) == 5, alpha, turn)

@@ -93,15 +93,10 @@ def load() -> dict[str, Dataset]:
         return _load(path.absolute(), path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run resegment from the root of its checkout") from None
-    except (
-        yaml.YAMLError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ValueError,
-        RecursionError,
-    ) as error:
-        raise UserError(f"{path} cannot be understood ({error}): restore it from git") from None
+    except (yaml.YAMLError, TypeError, LookupError, AttributeError, ValueError,
+            RecursionError) as error:  # fmt: skip
+        why = " ".join(str(error).split())  # YAML speaks in several lines
+        raise UserError(f"{path} cannot be understood ({why}): restore it from git") from None
 
 
 def get(name: str) -> Dataset:
@@ -166,20 +161,19 @@ def decode(dataset: str, root: Path, name: str, what: str) -> np.ndarray:
     if not path:
         raise UserError(f"{root / name} ({what}) is missing: {get(dataset).remedy}")
     how = cv2.IMREAD_COLOR_RGB if what == "image" else cv2.IMREAD_GRAYSCALE
-    pixels, why = None, ""
     try:  # from memory: OpenCV then refuses a cut file
         data = content(path)
         why = header.objection(data) or _transparent(data)
-        if not why:
-            pixels = cv2.imdecode(
-                np.frombuffer(data, np.uint8), how | cv2.IMREAD_IGNORE_ORIENTATION
-            )
-            why = "" if pixels is None else _mistaken(pixels, what)
+        how |= cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = None if why else cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except (gzip.BadGzipFile, EOFError, zlib.error, cv2.error, struct.error, LookupError,
             ValueError):  # fmt: skip
-        pass
-    if why or pixels is None:
-        why = why or "is truncated or not an image (PNG, JPEG, GIF, TIFF or PNM)"
+        why, pixels = "", None
+    if pixels is not None:
+        why = _mistaken(pixels, what)
+    elif not why:
+        why = "is truncated or not an image (PNG, JPEG, GIF, TIFF or PNM)"
+    if why:
         raise UserError(f"{path} ({what}) {why}: {remedy}")
     return pixels if what == "image" else pixels > 127
 
