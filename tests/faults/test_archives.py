@@ -247,8 +247,8 @@ def test_changed_at_random(name, packing, place, tried):
 @named
 @ways
 def test_changed_at_random_for_long(name, packing, way, place, tried):
-    batter(place, name, packing, range(1000, 1150), way)
-    tried(150)
+    batter(place, name, packing, range(1000, 1060), way)
+    tried(60)
 
 
 @pytest.mark.fault(

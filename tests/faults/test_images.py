@@ -592,7 +592,7 @@ def test_broken_at_random(role, tried):
 @pytest.mark.campaign
 @each_role
 def test_broken_at_random_for_long(role, tried):
-    tried(batter(role, range(1000, 4000)))
+    tried(batter(role, range(1000, 2000)))
 
 
 # -- memory
