@@ -897,6 +897,10 @@ def test_field_of_view_of_odd_images(tried):
             image[: h // 25 + 1, : w // 2] = 0
         else:
             image[h // 4 :: 2, w // 4 :: 2] = 255
+        if seed == 59:  # stripes too thin for a disc, too many for a dark centre
+            h = w = 600
+            image = np.zeros((h, w, 3), np.uint8)
+            image[30:-30, 30:-30][np.arange(540) % 24 < 14] = 200
         found = fov.derive(image)
         assert found.shape == (h, w) and found.dtype == bool and found.any(), f"seed {seed}"
         n += 1
