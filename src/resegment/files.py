@@ -20,10 +20,12 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed onto `path`.
 
-    The temporary name keeps the suffix, because encoders choose the format by it.
+    The temporary name keeps the suffix, because encoders choose the format by it. What a killed
+    writer of `path` left is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_file(path)
     tmp = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield tmp
@@ -47,9 +49,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     tmp.chmod(0o755)
     try:
         yield tmp
+        old = tmp.with_name(f"{tmp.name}.old")
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)  # a kill while it is deleted leaves no half of it under its name
         os.replace(tmp, path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 
@@ -59,6 +63,15 @@ def sweep(path: Path) -> None:
     for left in path.parent.glob(f".{path.name}.*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _sweep_file(path: Path) -> None:
+    """Remove what writers of `path` left that are no longer alive: `.stem.PID.suffix`."""
+    for name in os.listdir(path.parent):
+        if name.startswith(f".{path.stem}.") and name.endswith(path.suffix):
+            pid = name[len(path.stem) + 2 : len(name) - len(path.suffix)]
+            if pid.isdecimal() and not Path("/proc", pid).exists():
+                (path.parent / name).unlink(missing_ok=True)
 
 
 def _digest(path: str | Path, name: str) -> str:

@@ -61,6 +61,7 @@ def plan(
         planning.check(params)
         return
     from resegment import estimate
+    from resegment.engines import leftovers
 
     if list_:
         for run in config.runs(params, tuple(params.campaigns)):
@@ -70,6 +71,7 @@ def plan(
         typer.echo()
         typer.echo(estimate.summary(config.runs(params, tuple(params.campaigns)), params))
         return
+    leftovers.mend()
     changed = planning.write(params)
     count = len(planning.stages(params))
     typer.echo(f"dvc.yaml {'written' if changed else 'is in step'}: {count} stages")
@@ -352,6 +354,9 @@ def models_(as_json: Annotated[bool, typer.Option("--json")] = False):
 
 
 def main():
+    from resegment.engines import leftovers
+
+    leftovers.end_with_dvc()
     # Before numpy comes: several verbs run side by side, and threads of OpenBLAS that wait for a
     # core burn it. Alone, too, what is multiplied here is too small for two.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

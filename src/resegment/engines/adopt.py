@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resegment import bundle, config, parcel, paths
-from resegment.engines import plan
+from resegment.engines import leftovers, plan
 from resegment.errors import UserError
 from resegment.files import atomic, atomic_folder, md5, read_json
 
@@ -34,6 +34,7 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
         raise UserError(f"{folder} has no run {', '.join(unknown)}; it has {', '.join(known)}")
     entries = [e for name, e in known.items() if name in (names or known)]
     plan.check(config.load())
+    leftovers.mend()
     with _repo() as repo:
         params, out, new = config.load(), [], {}
         stale = set(repo.status())

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from resegment.engines import leftovers
 from resegment.errors import UserError
 
 MARKERS = Path(".snakemake/stale")
@@ -51,6 +52,8 @@ def stale() -> set[str]:
 
 def refresh(stages: dict[str, dict[str, list[str]]]) -> set[str]:
     """Mark every stage of `plan.stages`, given in an order in which makers precede users."""
+    leftovers.unlock_snakemake()
+    leftovers.mend()
     unfresh = stale()
     for name, stage in stages.items():
         mark = Path(marker(name))
