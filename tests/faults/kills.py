@@ -8,6 +8,7 @@ with which signal and when follows from a seed.
 import contextlib
 import dataclasses
 import getpass
+import itertools
 import json
 import os
 import random
@@ -55,7 +56,7 @@ DRIVERS = {
     "resegment": "resegment {verb} {words}", "dvc": "dvc repro",
     "snakemake": "snakemake --cores 2 --resources gpu=2",
 }  # fmt: skip
-BROKEN = re.compile(r"'(dvc\.lock)' is invalid|unable to read: '(dvc\.lock)'|RWLock-file")
+BROKEN = re.compile(r"'(\./)?dvc\.lock' (is invalid|validation failed)|RWLock-file")  # DVC's words
 
 
 @dataclasses.dataclass
@@ -66,7 +67,7 @@ class Task:
     verb: str  # how a line of `.ran` begins when the command is really at work
     back: Callable[[], None]
     whole: float = 0.0  # seconds of the undisturbed command
-    work: float = 0.0  # ... of these since the verb began
+    work: float = 0.0  # ... of these from its verb to the next one
     made: str = "\0"  # said in a refusal: it was made before the kill, whole
 
 
@@ -122,7 +123,9 @@ def listing(w: Work) -> set[str]:
         folders[:] = [f for f in folders if f != "__pycache__" and os.path.join(rel, f) not in (
             "./.git", "./.snakemake", "./.dvc", "./logs")]  # fmt: skip
         out |= {os.path.normpath(os.path.join(rel, n)) for n in (*folders, *names)}
-    temporary = {f"tmp/{p.name}" for p in (w.path.parent / "tmp").iterdir()}
+    # an empty folder in $TMPDIR is Snakemake's own business
+    temporary = {f"tmp/{p.name}" for p in (w.path.parent / "tmp").iterdir()
+                 if not p.name.startswith("snakemake") or any(p.iterdir())}  # fmt: skip
     return (out | temporary) - {
         ".ran",
         ".said",
@@ -270,7 +273,7 @@ def shoot(w: Work, t: Task, draw: random.Random) -> str:
             os.kill(victim.pid, how)
         else:
             os.killpg(process.pid, how)
-    process.wait(120)
+    process.wait(240)
     return f"{how.name} of {f'`{name}` alone' if one else 'all'}, {when}"
 
 
@@ -281,8 +284,10 @@ def measure(w: Work, t: Task) -> None:
     r = typed(w, t.command)
     assert r.returncode == 0, r.stdout[-2000:]
     t.whole = time.monotonic() - clock
-    lines = [x for x in w.log() if x[1].startswith(t.verb)]
-    t.work = t.whole - (float(lines[0][2]) - begin) if lines else t.whole
+    times = [(line, float(at)) for _, line, at in w.log()] + [("", begin + t.whole)]
+    work = [after - at for (line, at), (_, after) in itertools.pairwise(times)
+            if line.startswith(t.verb)]  # fmt: skip
+    t.work = work[0] if work else t.whole
 
 
 def again(w: Work, t: Task, draw: random.Random, counts: dict) -> None:

@@ -82,13 +82,18 @@ def _repo() -> Iterator:
 
 
 def _commit(repo, names: list[str]) -> None:
-    """What `dvc commit -f` does stage by stage, with dvc.lock written once: it may be long."""
+    """What `dvc commit -f` does stage by stage, with dvc.lock written once, and atomically."""
+    from dvc.dvcfile import Lockfile
+
     known = {stage.addressing: stage for stage in repo.index.stages}
     stages = [known[name] for name in names]
     for stage in stages:
         stage.save()
         stage.commit()
-    stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+    with atomic(LOCK) as tmp:
+        if LOCK.exists():
+            shutil.copyfile(LOCK, tmp)
+        Lockfile(repo, str(tmp)).dump_stages(stages)
 
 
 @contextlib.contextmanager
