@@ -1,5 +1,6 @@
 """SIGKILL and SIGTERM at random moments of every stage, and what a kill leaves behind."""
 
+import fcntl
 import json
 import os
 import random
@@ -35,6 +36,8 @@ def tmp(tmp_path, monkeypatch):
     """The folder of DVC's locks in a checkout of nothing else."""
     monkeypatch.chdir(tmp_path)
     leftovers.TMP.mkdir(parents=True)
+    for name in ("lock", "rwlock.lock"):
+        (leftovers.TMP / name).touch()
     return leftovers.TMP
 
 
@@ -92,9 +95,9 @@ def test_some_kills(w, verb, driver, tried):
 # Snakemake's lock
 
 
-def other(code: str, *, wait: bool = True) -> subprocess.Popen:
+def other(code: str, *words: str, wait: bool = True) -> subprocess.Popen:
     """A process of its own in this folder; with `wait`, it has said something when this returns."""
-    p = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
     if wait:
         p.stdout.readline()
     return p
@@ -167,13 +170,23 @@ def test_a_cut_rwlock(tmp, capsys, tried):
     leftovers.mend()
     assert (tmp / "rwlock").read_text() == whole
     (tmp / "rwlock").write_text("{")
-    dvc = other("'dvc'; import time; print(1, flush=True); time.sleep(600)")
+    dvc = other("import time; print(1, flush=True); time.sleep(600)", "/bin/dvc", "repro")
     try:
         leftovers.mend()
         assert (tmp / "rwlock").read_text() == "{"
     finally:
         dvc.kill()
         dvc.wait()
+    with open(tmp / "lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as DVC does while it writes
+        leftovers.mend()
+        assert (tmp / "rwlock").exists()
+    os.link(tmp / "lock", tmp / "claim")  # as DVC does with core.hardlink_lock
+    leftovers.mend()
+    assert (tmp / "rwlock").exists()
+    (tmp / "claim").unlink()
+    leftovers.mend()
+    assert not (tmp / "rwlock").exists()
 
 
 @pytest.mark.fault(

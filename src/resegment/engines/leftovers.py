@@ -28,9 +28,8 @@ _open: list = []  # files whose locks this process keeps until it dies
 def mend() -> None:
     """Mend what DVC refuses, and say so in a line each. Nothing is touched while a DVC is at work:
     a file that it is writing looks cut, too."""
-    if not TMP.is_dir():
-        return
-    with contextlib.suppress(BlockingIOError), _held(TMP / "lock"), _held(TMP / "rwlock.lock"):
+    nothing = BlockingIOError, FileNotFoundError  # at work; never was
+    with contextlib.suppress(*nothing), _held(TMP / "lock"), _held(TMP / "rwlock.lock"):
         _mend_rwlock(TMP / "rwlock")
         _mend_lock()
 
@@ -38,7 +37,9 @@ def mend() -> None:
 @contextlib.contextmanager
 def _held(file: Path) -> Iterator[None]:
     """A lock as DVC takes it. Raises BlockingIOError where another process has it."""
-    with open(file, "a") as f:
+    with open(file, "r+") as f:
+        if os.fstat(f.fileno()).st_nlink > 1:  # core.hardlink_lock: its name is the lock
+            raise BlockingIOError
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
@@ -125,7 +126,7 @@ def _at_work() -> bool:
 
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if _is_here(process) and any("dvc" in word for word in process.cmdline()):
+            if _is_here(process) and "dvc" in (Path(word).name for word in process.cmdline()):
                 return True
     return False
 
