@@ -345,6 +345,29 @@ def test_a_training_ends_with_the_signal_and_with_dvc(w, tried):
     tried(2)
 
 
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Killed",
+    "dvc repro is killed when its training has just ended and nothing of it is recorded yet",
+    "the next dvc repro trains no epoch: the weights come from the last checkpoint, which the "
+    "prediction after it removes",
+)
+def test_a_training_that_dvc_did_not_record(w):
+    verb, want = w.path / ".bin/resegment", files.md5(w.path / WEIGHTS)
+    kills.gone(w, WEIGHTS)
+    kills.forgotten(w, f"train@{UNET}")
+    text = verb.read_text()
+    verb.write_text(text.replace("exec ", "") + "kill -9 $PPID\n")
+    assert kills.typed(w, "dvc repro").returncode == -signal.SIGKILL
+    verb.write_text(text)
+    again = kills.typed(w, "dvc repro")
+    assert again.returncode == 0 and f"{UNET}: resumed after epoch 2 of 2" in again.stdout
+    assert files.md5(w.path / WEIGHTS) == want
+    w.clean()
+    w.sh(f"dvc repro --single-item --force predict@{UNET}")
+    assert not any((w.path / "checkpoints").rglob("*.pt"))
+
+
 @pytest.mark.fault(
     "Killed",
     "a process is killed while it writes a file or replaces a folder",

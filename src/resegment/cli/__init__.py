@@ -125,7 +125,8 @@ def train(run_id: RunId, device: Device = "auto"):
         from resegment.train import fit
 
         fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin(), first)
-    checkpoint.remove(run_id)
+    if "DVC_STAGE" not in os.environ:  # else killed before it records this, DVC would train anew:
+        checkpoint.remove(run_id)  # the stage after it, `predict`, removes the checkpoint
 
 
 @app.command()
@@ -137,11 +138,12 @@ def predict(run_id: RunId, on: On = None, device: Device = "auto"):
         held(weights, roots=("resegment.predict", "resegment.drawn"), run=run_id),
         devices.claim(device) as where,
     ):
-        from resegment import drawn
+        from resegment import checkpoint, drawn
         from resegment import predict as stage
 
         maps, dataset, splits = drawn.of(run, on).values()
         stage.predict(run, where, dataset, splits, paths.predictions(maps))
+    checkpoint.remove(run_id)
 
 
 @app.command()
