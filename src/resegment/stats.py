@@ -15,6 +15,8 @@ Images are the unit throughout, never pixels: pixels of one eye are not independ
 
 import csv
 import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -190,8 +192,11 @@ def stored(folder: str | Path) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _arrays(path: Path, written: int) -> dict[str, np.ndarray]:
-    with np.load(path) as stored:
-        return dict(stored)
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except (ValueError, zipfile.BadZipFile, zlib.error) as e:  # damaged, or objects to unpickle
+        raise UserError(f"{path} is no table of histograms ({e}): score the run again") from None
 
 
 def _images(folder: Path, protocol_name: str, name: str = "images.csv") -> list[dict[str, str]]:

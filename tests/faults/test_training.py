@@ -272,21 +272,3 @@ def test_a_checkpoint_under_a_false_name(run, capsys):
     run["seed"] = 0
     assert fit(run, "c") == first
     assert f"checkpoint {mine} belongs to other parameters: not used" in capsys.readouterr().out
-
-
-class Bomb:
-    def __reduce__(self):
-        return os.system, ("touch exploded",)
-
-
-@pytest.mark.fault("Security", "A checkpoint that holds a pickled command, digest and all",
-                   "not executed, said to be damaged")  # fmt: skip
-def test_a_pickle_in_a_checkpoint_is_not_executed(run, capsys):
-    first = fit(run, "a")
-    for file in saved().values():
-        state = torch.load(file, weights_only=True)
-        checkpoint.save(file, state | {"history": Bomb()})
-    capsys.readouterr()
-    assert fit(run, "b") == first
-    assert "is damaged: not used" in capsys.readouterr().out
-    assert not paths.Path("exploded").exists()
