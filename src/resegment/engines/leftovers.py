@@ -109,13 +109,13 @@ def _dead(pid: int, written: float) -> bool:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return True
-        other = process.create_time() > written and not _is_here(process)
+        other, name = process.create_time() > written and not _is_here(process), process.name()
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
         return False
     if other:
-        _say(f"{TMP}/rwlock names PID {pid}, which is another process by now ({process.name()}): "
+        _say(f"{TMP}/rwlock names PID {pid}, which is another process by now ({name}): "
              "its entries are removed")  # fmt: skip
     return other
 
