@@ -2,11 +2,10 @@
 
 The disk is a tmpfs in a mount namespace of one process, which needs no rights that a user lacks and
 leaves nothing mounted, however it ends. That process has imported what the verbs need and forks for
-each, so that a verb takes a fraction of a second; it also runs verbs as another user, or removes a
-file while one is at work.
+each, so that a verb takes a fraction of a second; it also binds root to permissions, or removes a
+file while a verb is at work.
 """
 
-import contextlib
 import ctypes
 import hashlib
 import json
@@ -14,12 +13,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-SRC = Path(__file__).resolve().parents[2] / "src"
 PAGE = 4096
 
 
@@ -30,9 +27,12 @@ class Said(NamedTuple):
 
 
 class Disk:
-    """`size` bytes that fill up, at `at` for the verbs and at `path` for the test."""
+    """`size` bytes that fill up, at `at` for the verbs and at `path` for the test; size 0: the
+    folder `at` as it is. src: the sources that the verbs are of. Raises OSError where this machine
+    lets nobody mount.
+    """
 
-    def __init__(self, at: Path, size: int):
+    def __init__(self, at: Path, size: int, src: Path):
         self.at = at
         words = [sys.executable, __file__]
         if size:
@@ -41,11 +41,12 @@ class Disk:
             words = ["unshare", "-m", *user, "sh", "-c", shell, "sh", *words]
         env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OPENBLAS_NUM_THREADS": "1",
                             "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
-                            "PYTHONPATH": str(SRC)}  # fmt: skip
+                            "OPENCV_LOG_LEVEL": "ERROR",
+                            "PYTHONPATH": str(src)}  # fmt: skip
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.server = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, **pipes)
         if self.server.stdout.readline() != "ready\n":
-            raise OSError(self.server.stderr.read())
+            raise OSError(self.server.communicate()[1])
         self.path = Path(f"/proc/{self.server.pid}/root{at}") if size else at
 
     def close(self) -> None:
@@ -60,8 +61,9 @@ class Disk:
     def verb(self, *words: object, at: str = ".", **how) -> Said:
         """`resegment WORDS` in the folder `at` of the disk.
 
-        how: env; bound, whether permissions bind root, too; remove, {"call": a function of the package, "after": how many calls
-        of it, "paths": what goes then}; main, the function that is run.
+        how: env; bound, whether permissions bind root, too; main, the function that is run instead;
+        remove, {"call": a function of the package, "after": how many calls of it, "paths": what
+        goes then}.
         """
         return self.ask(words=[str(w) for w in words], at=str(self.at / at), **how)
 
@@ -180,14 +182,6 @@ def _removing(call: str, after: int, paths: list[str]) -> None:
         return true(*given, **named)
 
     setattr(sys.modules[module], name, counted)
-
-
-@contextlib.contextmanager
-def anywhere():
-    """A folder that every user may enter and write."""
-    with tempfile.TemporaryDirectory(prefix="resegment-faults-") as folder:
-        os.chmod(folder, 0o777)
-        yield Path(folder)
 
 
 if __name__ == "__main__":

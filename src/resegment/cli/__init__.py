@@ -1,6 +1,7 @@
 """The command line: parse, call one function, and turn a user's mistake into one sentence."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -356,6 +357,7 @@ def main():
     # core burn it. Alone, too, what is multiplied here is too small for two.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a file it cannot read is an error of ours
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that HOME cannot keep its cache
     files.open_streams()
     try:
         app()
