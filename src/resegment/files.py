@@ -1,10 +1,13 @@
-"""Writing files so that they are either whole or absent, and naming their content."""
+"""Writing files so that they are either whole or absent, naming their content, and saying what a
+disk refuses."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,10 +31,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
     _sweep_file(path)
     tmp = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield tmp
-        with open(tmp, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
+        with _named(path, tmp):
+            yield tmp
+            with open(tmp, "rb") as f:
+                os.fsync(f.fileno())
+            os.replace(tmp, path)
     finally:
         tmp.unlink(missing_ok=True)
 
@@ -40,22 +44,69 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new empty folder beside `path`; on success it takes the place of `path`.
 
-    Dying midway leaves the old folder (or none) and a hidden one that `sweep` removes.
+    Dying midway leaves the old folder (or none) and a hidden one that `sweep` removes. A link is
+    replaced, never followed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _named(path):
+        tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     tmp.chmod(0o755)
     try:
-        yield tmp
-        old = tmp.with_name(f"{tmp.name}.old")
-        if path.exists():
-            os.replace(path, old)  # a kill while it is deleted leaves no half of it under its name
-        os.replace(tmp, path)
-        shutil.rmtree(old, ignore_errors=True)
+        with _named(path, tmp):
+            yield tmp
+            old = tmp.with_name(f"{tmp.name}.old")
+            if path.is_symlink():
+                path.unlink()
+            elif path.exists():
+                os.replace(path, old)  # a kill while it is deleted leaves no half under its name
+            os.replace(tmp, path)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path, tmp: Path | None = None) -> Iterator[None]:
+    """Let an error name what is being made: a failed write names nothing, or the temporary."""
+    try:
+        yield
+    except OSError as e:
+        at = str(tmp and (e.filename2 or e.filename) or path)
+        e.filename, e.filename2 = at.replace(str(tmp), str(path), 1), None
+        raise
+
+
+FREE = "free some space, then run the command again"
+RIGHTS = "check the path and your rights to it"
+ANOTHER = "a file stands where a folder must be, or the reverse: move it away"
+REMEDIES = {
+    errno.ENOSPC: FREE, errno.EDQUOT: FREE,
+    errno.EACCES: RIGHTS, errno.EPERM: RIGHTS, errno.EROFS: RIGHTS,
+    errno.ENOENT: "it was removed, or never made: make it, or get it, again",
+    errno.ENOTDIR: ANOTHER, errno.EISDIR: ANOTHER, errno.EEXIST: ANOTHER, errno.ENOTEMPTY: ANOTHER,
+    errno.ELOOP: "its links lead in a circle: remove them",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.EIO: "the disk fails: copy what matters to another",
+    errno.EMFILE: "allow more open files with `ulimit -n`",
+    errno.ENOMEM: "free some memory, then run the command again",
+}  # fmt: skip
+
+
+def trouble(error: OSError, where: object = "the output") -> str:
+    """What the system refused, as a sentence: file, reason, remedy. where: if it names no file."""
+    at = error.filename2 or error.filename or where  # of a copy, the second is what is written
+    remedy = REMEDIES.get(error.errno, "check the path")
+    return f"{at}: {error.strerror or error}: {remedy}"
+
+
+def open_streams() -> None:
+    """Lead output that somebody closed (`>&-`) to nowhere, lest a file that is opened next, and
+    takes its number, receive it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
 
 
 def sweep(path: Path) -> None:
@@ -92,6 +143,13 @@ def sha256(path: str | Path) -> str:
 def fingerprint(value: object) -> str:
     """Hex SHA-256 of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_image(path: str | Path, pixels: object, options: tuple[int, ...] = ()) -> None:
+    """As cv2.imwrite, which says nothing, or not the reason, where it cannot write."""
+    import cv2
+
+    Path(path).write_bytes(cv2.imencode(Path(path).suffix, pixels, options)[1])
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -1,6 +1,7 @@
 """The command line: parse, call one function, and turn a user's mistake into one sentence."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from resegment import config, devices, paths
+from resegment import config, devices, files, paths
 from resegment.cli import data
 from resegment.cli.record import held, origin
 from resegment.engines import plan as planning
@@ -362,6 +363,9 @@ def main():
     # Before numpy comes: several verbs run side by side, and threads of OpenBLAS that wait for a
     # core burn it. Alone, too, what is multiplied here is too small for two.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a file it cannot read is an error of ours
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that HOME cannot keep its cache
+    files.open_streams()
     try:
         app()
     except UserError as e:
@@ -370,5 +374,5 @@ def main():
     except OSError as e:
         if e.errno is None:
             raise
-        print(f"resegment: {e.filename or 'a file'}: {e.strerror}", file=sys.stderr)
+        print(f"resegment: {files.trouble(e)}", file=sys.stderr)
         sys.exit(1)
