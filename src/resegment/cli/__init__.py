@@ -359,7 +359,6 @@ def models_(as_json: Annotated[bool, typer.Option("--json")] = False):
 def main():
     from resegment.engines import leftovers
 
-    leftovers.end_with_dvc()
     # Before numpy comes: several verbs run side by side, and threads of OpenBLAS that wait for a
     # core burn it. Alone, too, what is multiplied here is too small for two.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -367,6 +366,7 @@ def main():
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that HOME cannot keep its cache
     files.open_streams()
     try:
+        leftovers.under_dvc()
         app()
     except UserError as e:
         print(f"resegment: {e}", file=sys.stderr)

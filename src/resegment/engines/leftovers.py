@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from resegment.errors import UserError
 from resegment.files import Loader, atomic
 
 LOCK, TMP = Path("dvc.lock"), Path(".dvc/tmp")
@@ -47,7 +48,7 @@ def _held(file: Path) -> Iterator[None]:
 def _mend_lock() -> None:
     """A dvc.lock that was cut short becomes that of the last commit. No stage is lost by that: DVC
     finds what was run since in its run cache."""
-    if not LOCK.exists() or _whole(LOCK.read_bytes()):
+    if not _cut():
         return
     head = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
     if committed := head.returncode == 0 and _whole(head.stdout):
@@ -60,8 +61,13 @@ def _mend_lock() -> None:
          "finished since")  # fmt: skip
 
 
+def _cut() -> bool:
+    return LOCK.exists() and not _whole(LOCK.read_bytes())
+
+
 def _whole(text: bytes) -> bool:
-    """Whether it is a dvc.lock that DVC has written to its end."""
+    """Whether it is a dvc.lock that DVC has written to its end, or one cut after a whole entry,
+    which cannot be told from it: then DVC makes up for the rest from its run cache."""
     if not text.endswith(b"\n"):
         return False
     try:
@@ -155,12 +161,21 @@ def unlock_snakemake() -> None:
         fcntl.flock(_open[-1], fcntl.LOCK_SH)
 
 
-def end_with_dvc() -> None:
-    """Let a verb that DVC started die with it: nobody would record what it makes, and the next DVC
-    would start it again beside it. A training goes on from its checkpoint."""
-    if "DVC_STAGE" in os.environ:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def under_dvc() -> None:
+    """What a verb does first where DVC started it. It dies with DVC from now on: nobody would
+    record what it makes, and the next DVC would start it again beside it.
+
+    Raises UserError where dvc.lock was cut short: DVC reads some of these as if nothing else had
+    ever been run.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), _held(TMP / "lock"):
+        if _cut():
+            raise UserError(f"{LOCK} was cut short, as by a kill, so DVC does not know what is "
+                            "finished: type `resegment plan`, then the same again")  # fmt: skip
 
 
 def _say(what: str) -> None:
