@@ -16,7 +16,7 @@ import sys
 import disk
 import fakes
 import pytest
-from pipeline import UNET, Work
+from pipeline import UNET, Work, copied
 
 from resegment import files
 
@@ -412,3 +412,125 @@ def test_a_file_for_a_folder(bound, work, tried):
         assert name in sentence(said) and files.ANOTHER in said.err, said
         shutil.rmtree(work / name)
     tried(sum(map(len, places.values())) + 3)
+
+
+@pytest.mark.fault("Mistaken places", "A link to elsewhere or to nothing stands at an output",
+                   "The link is replaced; what it led to stays as it was")  # fmt: skip
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_replaced_never_followed(bound, work, exists):
+    (bound.at / "elsewhere").mkdir(exist_ok=True)
+    (bound.at / "elsewhere/mine").write_text("mine")
+    for verb, out in (("prepare", "data/prepared/sample/native"), ("plan", "dvc.yaml")):
+        wanted = made(verb, work)
+        gone(work / out)
+        inside = "elsewhere" if verb == "prepare" else "elsewhere/mine"
+        (work / out).symlink_to(bound.at / (inside if exists else "nothing"))
+        said = bound.verb(verb, *VERBS[verb][0], at="w")
+        assert said.code == 0 and not (work / out).is_symlink(), said
+        assert made(verb, work) == wanted
+        assert (bound.at / "elsewhere/mine").read_text() == "mine"
+        assert not (bound.at / "nothing").exists()
+
+
+RESEGMENT = f'{sys.executable} -c "from resegment.cli import main; main()"'
+
+
+@pytest.mark.slow
+@pytest.mark.fault("Output that nobody takes", "The reader of a pipe ends first, the output is a "
+                   "full disk or closed",
+                   "No traceback: silence, one sentence, or the same result")  # fmt: skip
+def test_an_output_that_nobody_takes(bound, work, tried):
+    for command in ("schema | head -1", "audit | head -1", "data status | head -1"):
+        said = bound.shell(f"{RESEGMENT} {command}", at="w")
+        assert (said.code, said.err) == (0, ""), (command, said)
+    for command in ("schema", "data status", "--help"):
+        said = bound.shell(f"{RESEGMENT} {command} > /dev/full", at="w")
+        assert sentence(said) == "resegment: the output: No space left on device: free some " \
+                                 "space, then run the command again"  # fmt: skip
+    wanted = made("predict", work)
+    for closed in ("2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        gone(work / RUN / "predictions")
+        said = bound.shell(f"{RESEGMENT} predict {UNET} {closed}", at="w")
+        assert said.code == 0 and made("predict", work) == wanted, (closed, said)
+    tried(9)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("Missing rights", "Neither the home folder nor TMPDIR can be written",
+                   "The verb completes and warns of nothing")  # fmt: skip
+@pytest.mark.parametrize("verb", ["figures", "export"])
+def test_no_home(bound, work, verb, tried):
+    for home in ("HOME=/dev/null", "-u HOME"):
+        said = bound.shell(f"env {home} TMPDIR=/dev/null {RESEGMENT} {verb} "
+                           + " ".join(VERBS[verb][0]), at="w")  # fmt: skip
+        lines = [x for x in said.err.splitlines() if "onnxruntime" not in x]
+        assert (said.code, lines) == (0, []), said
+    tried(2)
+
+
+@pytest.mark.fault("Full disk", "The folder in which a convolution is compiled is full",
+                   "It is computed without the compiled form, which is said in one line"
+                   )  # fmt: skip
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX") or "c++"), reason="no compiler")
+def test_a_compiler_without_space(small):
+    (small.path / "tmp").mkdir()
+    env = {"TMPDIR": str(small.at / "tmp"), "XDG_CACHE_HOME": str(small.at / "cache")}
+    small.leave(0)
+    said = small.shell(f"{sys.executable} -c 'from resegment.models.hybridnetseg import deform; "
+                       "print(deform.kernel_in_use())'", env=env)  # fmt: skip
+    small.leave()
+    assert said.code == 0 and said.out.strip() != "compiled", said
+    assert len(said.err.splitlines()) == 1 and "not compiled" in said.err, said
+    assert not list((small.path / "tmp").iterdir())
+
+
+def engine(small: disk.Disk, command: str) -> disk.Said:
+    inside = Work(small.at / "w").env
+    return small.shell(command, at="w", env={k: inside[k] for k in ("PYTHONPATH", "PATH", "RAN")})
+
+
+@pytest.mark.slow
+@pytest.mark.fault("Full disk", "The disk fills up while DVC or Snakemake scores a run",
+                   "The engine fails and shows the sentence; with space its next ordinary command "
+                   "completes, and both find nothing left to do")  # fmt: skip
+@pytest.mark.parametrize("command", [
+    f"dvc repro {{}} --single-item score@{UNET}",
+    f"snakemake {RUN}/scores/manifest.json --cores 1 --resources gpu=1 {{}}",
+])  # fmt: skip
+def test_an_engine_on_a_full_disk(small, command):
+    wanted = made("score", small.path / "w")
+    gone(small.path / "w" / RUN / "scores")  # only a forced stage runs: DVC holds its outputs
+    force = "--force" if command.startswith("dvc") else "--config force=1"
+    small.leave(1000)
+    said = engine(small, command.format(force))
+    small.leave()
+    assert said.code and f"resegment: {RUN}/scores: No space left on device: free some space" in (
+        said.out + said.err), said  # fmt: skip
+    said = engine(small, command.format(""))
+    assert said.code == 0 and made("score", small.path / "w") == wanted, said
+    assert engine(small, f"dvc status score@{UNET}").out.strip().endswith("up to date.")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("Clock", "Every file has a time in the future, or one long past, as after a "
+                   "clock that was set",
+                   "Both engines find nothing to do; an edited parameter trains its run once"
+                   )  # fmt: skip
+@pytest.mark.parametrize("years", [20, -20])
+def test_a_clock_that_was_set(done, tmp_path, years):
+    w = copied(done, tmp_path / "w")
+
+    def shift() -> None:
+        for file in w.path.rglob("*"):
+            if ".git/" not in str(file) and ".dvc/" not in str(file) and file.is_file():
+                now = file.stat().st_mtime + years * 365 * 86400
+                os.utime(file, (max(now, 0), max(now, 0)))
+
+    shift()
+    w.clean()
+    shift()
+    w.rate("unet-drive", 0.02)
+    assert f"train@{UNET}" in w.stale()
+    w.sh(f"snakemake --cores 1 {RUN}/weights.safetensors")
+    assert w.ran() == [f"train {UNET}"]
+    assert f"train@{UNET}" not in w.stale() and "train" not in w.plan()
