@@ -232,7 +232,8 @@ def take(folder: Path, entry: dict, params: config.Params) -> None:
             shutil.copyfile(folder / paths.run(run) / name, tmp)
     for drawn in _wanted(entry, config.find(params, run)):
         with atomic_folder(paths.predictions(drawn["id"])) as tmp:
-            shutil.copytree(folder / paths.predictions(drawn["id"]), tmp, dirs_exist_ok=True)
+            for file in (folder / paths.predictions(drawn["id"])).iterdir():
+                shutil.copyfile(file, tmp / file.name)
 
 
 def made(entry: dict, params: config.Params) -> list[str]:
