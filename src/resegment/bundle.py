@@ -5,7 +5,6 @@ read, and one command. The MD5 of the prepared manifest and of every source file
 own manifests, by which `resegment adopt` knows that results belong to a checkout.
 """
 
-import csv
 import importlib
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from resegment import closure, config, drawn, native, parcel, paths
 from resegment.errors import UserError
-from resegment.files import atomic_folder, fingerprint, md5, read_json, write_json
+from resegment.files import atomic_folder, fingerprint, md5, read_json, table, write_json
 
 PACKAGES = {"torch": "torch", "numpy": "numpy", "cv2": "opencv-python",
             "safetensors": "safetensors", "tqdm": "tqdm"}  # fmt: skip
@@ -147,8 +146,8 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
     for run in runs:
         # training makes the other variants from the untouched pairs
         folder = prepared(run, params)
-        with open(folder / "manifest.csv", newline="") as f:
-            rows = [row for row in csv.DictReader(f) if row["operation"] == "none"]
+        rows = table(folder / "manifest.csv", "operation", "image", "label")
+        rows = [row for row in rows if row["operation"] == "none"]
         pairs = [row[k] for row in rows for k in ("image", "label", "fov") if row.get(k)]
         out |= _of_manifest(folder, pairs)
         for shown in maps(run):

@@ -28,13 +28,15 @@ ENHANCE = ("gray", "stretch", "clahe", "gamma")
 
 
 def _once(values: tuple) -> tuple:
-    if twice := [v for v in values if values.count(v) > 1]:
-        raise ValueError(f"{twice[0]!r} stands there twice: it would count twice")
+    if len(set(values)) < len(values):
+        twice = next(v for i, v in enumerate(values) if v in values[:i])
+        raise ValueError(f"{twice!r} stands there twice: it would count twice")
     return values
 
 
 Names = Annotated[tuple[Name, ...], AfterValidator(_once)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_once)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=100),
+                  AfterValidator(_once)]  # fmt: skip
 
 
 class Section(BaseModel):
