@@ -42,10 +42,10 @@ SHARES = ("se", "sp", "acc", "precision", "f1", "iou", "auc")  # fractions of on
 def _read(name: str) -> pd.DataFrame:
     path = paths.PUBLISHED / f"{name}.csv"
     try:
-        rows = files.table(path, *SCHEMA[name])
+        rows = files.table(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is part of the checkout, restore it") from None
-    if rows and tuple(rows[0]) != SCHEMA[name]:
+    if not rows or tuple(rows[0]) != SCHEMA[name]:
         raise UserError(f"{path}: the columns must be {', '.join(SCHEMA[name])}")
     table = pd.DataFrame(rows, columns=SCHEMA[name], dtype=str)
     twice = table[table.duplicated(KEYS[name])]

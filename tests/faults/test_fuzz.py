@@ -4,17 +4,41 @@ What is refused is a sentence; what is taken is used as it was said. Every input
 hypothesis without chance: the same ones in every run.
 """
 
+import contextlib
 import json
 import math
 import re
+import shutil
+from pathlib import Path
 
+import pipeline
 import pytest
 import yaml
+from hypothesis import strategies as st
 from mutations import asked, hammer, texts, trees
 from ruamel.yaml import YAML
 
-from resegment import config, dialects
-from resegment.engines import plan
+from resegment import (
+    audit,
+    bundle,
+    claims,
+    config,
+    dialects,
+    estimate,
+    files,
+    ledger,
+    native,
+    parcel,
+    paths,
+    published,
+    score,
+    stats,
+    trace,
+)
+from resegment.audit import possible
+from resegment.datasets import registry, sums
+from resegment.engines import adopt, plan
+from resegment.trace import check, tables
 
 PLAIN_VERB = re.compile(r"resegment [a-z]+ [a-z0-9_/-]+( --on [a-z0-9_-]+)?")
 
@@ -136,3 +160,217 @@ def test_params_as_tree(checkout, root, tried):
 )
 def test_params_as_tree_at_length(checkout, root, tried):
     tried(hammer(7000, trees(small(root)), params_tree))
+
+
+# Files of a finished pipeline, each read by every verb that reads it
+
+
+@pytest.fixture(scope="module")
+def finished(done, tmp_path_factory):
+    """A copy of the finished pipeline, with a bundle that came home."""
+    path = pipeline.copied(done, tmp_path_factory.mktemp("fuzz") / "work").path
+    with contextlib.chdir(path):
+        params = config.load()
+        runs = bundle.chosen(params, [pipeline.UNET])
+        bundle.bundle(runs, params, Path("home"), {"git_commit": "0" * 40, "git_dirty": False})
+        shutil.copytree(paths.run(pipeline.UNET), "home" / paths.run(pipeline.UNET))
+        receipt = parcel.receipt(Path("home"), pipeline.UNET)
+        receipt.write_text(files.md5("home/files.md5"))
+    return path
+
+
+@pytest.fixture
+def here(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    return finished
+
+
+UNET = "runs/sample-tiny/unet-drive/s0"
+REPORTS = "reports/sample-tiny"
+
+
+def native_images(_):
+    rows = native.manifest("sample")
+    assert len(rows) == len(set(rows)) and all(int(r["height"]) > 0 for r in rows.values())
+    asked(native.split, "sample", "sample")
+    for row in [*rows.values()][:1]:
+        asked(native.image, "sample", row)
+        asked(native.mask, "sample", row, "label")
+
+
+def native_split(data):
+    found = native.split("sample", "sample")
+    lines = [line for line in data.decode("utf-8-sig").splitlines() if line][1:]
+    assert len(found) == len(lines) and set(found.values()) <= set(native.SPLITS)
+
+
+def hashes(data):
+    found = sums.read(Path("data/registry/drive.sha256"))
+    known = {**found.official, **found.unverified}
+    said = re.findall(r"^[0-9a-f]{64}  .+", data.decode(), re.M)
+    assert all(re.fullmatch("[0-9a-f]{64}", d) for d in known.values())
+    assert not found.unverified and len(known) == len({x[66:] for x in said})
+
+
+def registered(_):
+    registry.load()
+
+
+def its_run():
+    return config.find(config.load(), pipeline.UNET)
+
+
+def traced(_):
+    found = trace.trace(its_run(), "f1", "common", ["x"])
+    trace.text(found)
+    json.dumps(found)
+    if good_metrics():
+        assert found["value"] == good_metrics()["common"]["f1"]
+
+
+def good_metrics():
+    return json.loads(Path(f"{UNET}/scores/metrics.json").read_text())
+
+
+def estimated(_):
+    estimate.rates.cache_clear()
+    assert all(rate > 0 for rate in estimate.rates().values())
+
+
+def proven(_):
+    entry = parcel.read(Path("home"))["runs"][0]
+    parcel.check(Path("home"))
+    adopt.prove(Path("home"), entry, config.load(), set(), {})
+
+
+def bundled(_):
+    bundle.contents(bundle.chosen(config.load(), [pipeline.UNET]), config.load())
+
+
+def ledgered(_):
+    run = its_run()
+    ledger._history([run])
+    assert all(len(line) == 6 for line in ledger._curves(run))
+    claims.value(run, "val_loss_rise", {})
+
+
+def compared(_):
+    folder = paths.scores(pipeline.UNET)
+    stats._arrays.cache_clear()
+    found = stats._images(folder, "common")
+    stats._column(found, "f1", folder)
+    stats.stored(folder)
+
+
+def printed(_):
+    published.cells()
+    published.tables()
+    published.deviations()
+    assert all(c["value"] is None or math.isfinite(c["value"]) for c in published.claims())
+
+
+def audited(_):
+    audit.text(audit.recorded())
+    audit._twins({r["row"] for r in audit.recorded()})
+    for known in possible.testsets():
+        assert 0 <= known.prevalence <= 1 and len(known.groups)
+
+
+def followed(_):
+    for table in ("ledger", "scores", "history", "comparisons"):
+        target = f"{REPORTS}/{table}.csv:2"
+        taken, found = asked(tables.follow, target)
+        if taken:
+            tables.text(found)
+        taken, found = asked(check.check, target, "", "")
+        if taken:
+            check.text(found)
+
+
+def mapped(_):
+    row = next(iter(native.manifest("sample").values()))
+    hists, _ = score._count(pipeline.UNET, "sample", its_run()["geometry"], row)
+    assert hists.sum() == 2 * int(row["height"]) * int(row["width"])
+
+
+READERS = {
+    "data/native/sample/manifest.csv": native_images,
+    "data/splits/sample.csv": native_split,
+    "data/registry/drive.sha256": hashes,
+    "data/registry/datasets.yaml": registered,
+    "data/prepared/sample/native/manifest.csv": bundled,
+    "data/prepared/sample/native/manifest.json": bundled,
+    "data/native/sample/manifest.json": bundled,
+    f"{UNET}/manifest.json": traced,
+    f"{UNET}/manifest.json ": estimated,
+    f"{UNET}/history.csv": ledgered,
+    f"{UNET}/scores/metrics.json": traced,
+    f"{UNET}/scores/images.csv": compared,
+    f"{UNET}/scores/histograms.npz": compared,
+    f"{UNET}/scores/roc.csv": ledgered,
+    f"{UNET}/predictions/MAP": mapped,
+    "dvc.lock": traced,
+    "dvc.lock ": followed,
+    f"{REPORTS}/ledger.csv": followed,
+    f"{REPORTS}/scores.csv": followed,
+    "data/published/cells.csv": printed,
+    "data/published/tables.csv": printed,
+    "data/published/claims.csv": printed,
+    "data/published/deviations.csv": printed,
+    "data/published/audit.csv": audited,
+    "data/published/testsets.csv": audited,
+    "data/published/same_run.csv": audited,
+    "home/runs.json": proven,
+    "home/files.md5": proven,
+    f"home/{UNET}/bundle.md5": proven,
+    f"home/{UNET}/manifest.json": proven,
+    f"home/{UNET}/history.csv": proven,
+    f"home/{UNET}/weights.safetensors": proven,
+    f"home/{UNET}/predictions/manifest.json": proven,
+}
+
+
+def broken(name: str, count: int) -> int:
+    """Read a file after every one of `count` changes; put it back."""
+    file = Path(name.strip())
+    if file.name == "MAP":
+        file = sorted(file.parent.glob("*.png"))[0]
+    good = file.read_bytes()
+    read = READERS[name]
+    ways = texts(good)
+    if file.suffix == ".json":
+        ways = st.one_of(ways, trees(json.loads(good)).map(lambda t: json.dumps(t).encode()))
+
+    def act(data: bytes) -> None:
+        file.write_bytes(data)
+        asked(read, data)
+
+    try:
+        return hammer(count, ways, act)
+    finally:
+        file.write_bytes(good)
+        asked(read, good)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.fault(
+    "Bad data",
+    "A file that a verb reads has bytes, lines, words or values changed, or is cut",
+    "A sentence that names it, or it is used as it is",
+)
+def test_files(here, name, tried):
+    taken, said = asked(READERS[name], Path(name.strip()).read_bytes() if "MAP" not in name else 0)
+    assert taken, said
+    tried(broken(name, 60))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.fault(
+    "Bad data",
+    "A file that a verb reads has bytes, lines, words or values changed, or is cut, at length",
+    "A sentence that names it, or it is used as it is",
+)
+def test_files_at_length(here, name, tried):
+    tried(broken(name, 300))

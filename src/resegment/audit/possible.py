@@ -74,10 +74,10 @@ def testsets() -> list[TestSet]:
 
 def read(path, columns: str) -> pd.DataFrame:
     try:
-        rows = files.table(path, *columns.split())
+        rows = files.table(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is part of the checkout, restore it") from None
-    if rows and list(rows[0]) != columns.split():
+    if not rows or list(rows[0]) != columns.split():
         raise UserError(f"{path}: the columns must be {', '.join(columns.split())}")
     return pd.DataFrame(rows, columns=columns.split(), dtype=str)
 

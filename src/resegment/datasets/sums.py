@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resegment import files
+from resegment.errors import UserError
 
 MARK = "# unverified: not the original files"
 LINE = re.compile(r"(?:# )?([0-9a-f]{64})  (.+)")
@@ -32,7 +33,10 @@ class Sums:
 def read(path: Path) -> Sums:
     """Parse a list; a missing one is empty."""
     sums = Sums()
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text: `git checkout {path}` restores it") from None
     for number, line in enumerate(lines):
         entry = LINE.fullmatch(line)
         below = MARK in lines[:number]
@@ -40,6 +44,9 @@ def read(path: Path) -> Sums:
             (sums.unverified if below else sums.official)[entry[2]] = entry[1]
         elif line.startswith("#") and line != MARK:
             sums.notes.append(line)
+        elif line and line != MARK and not entry:  # a cut line would be a file less to expect
+            raise UserError(f"{path}, line {number + 1}: no sha256 and path: `git checkout {path}` "
+                            "restores it")  # fmt: skip
     return sums
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from resegment import config, dialects, paths
 from resegment.errors import UserError
-from resegment.files import fingerprint, md5, read_json
+from resegment.files import AGAIN, fingerprint, md5, read_json
 
 
 def folder_md5(folder: Path) -> str:
@@ -50,7 +50,7 @@ def trace(
         "score": _stage(lock, f"score{cross}@{maps}"),
     }
     manifest_file = paths.run(run["run"]) / "manifest.json"
-    manifest = read_json(manifest_file) if manifest_file.exists() else None
+    manifest = _manifest(manifest_file) if manifest_file.exists() else None
     here = {
         "weights": f"runs/{run['run']}/weights.safetensors",
         "maps": f"runs/{maps}/predictions",
@@ -164,6 +164,18 @@ def value(file: Path, metric: str, protocol: str) -> dict:
     if metric not in values[protocol]:
         raise UserError(f"{file} has no metric {metric!r}; it has {', '.join(values[protocol])}")
     return values[protocol]
+
+
+def _manifest(file: Path) -> dict:
+    """The manifest of a training, as far as a trace shows it."""
+    found = read_json(file)
+    shown = ("fingerprints", "origin", "device", "versions", "cost")
+    lost = [k for k in shown if not isinstance(found.get(k, {}), dict)]
+    lost += [k for k in ("fingerprints", "weights_md5") if k not in found]
+    if lost or "parameters" not in found["fingerprints"]:
+        raise UserError(f"{file} is not as training writes it ({', '.join(lost) or 'fingerprints'})"
+                        f": {AGAIN}")  # fmt: skip
+    return found
 
 
 def _definition(protocol: str) -> dict:
