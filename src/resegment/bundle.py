@@ -87,7 +87,7 @@ def prepared(run: dict, params: config.Params) -> Path:
     folder, key = paths.prepared(run["split"], run["recipe"]), f"{run['split']}/{run['recipe']}"
     recipe = params.recipes[run["recipe"]]
     file, wanted = folder / "manifest.json", recipe.model_dump(mode="json", exclude={"cache"})
-    if not file.is_file() or read_json(file)["recipe"] != wanted:
+    if not file.is_file() or read_json(file).get("recipe") != wanted:
         stage = f"prepare{'' if recipe.cache else '-large'}@{key}"
         raise UserError(f"{run['run']}: {folder} is "
                         f"{'of another recipe' if file.is_file() else 'missing'}: `dvc repro "
@@ -160,8 +160,12 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
 
 
 def _of_manifest(folder: Path, names: list[str]) -> dict[str, tuple[Path, str | None]]:
-    known = read_json(folder / "manifest.json")["files"]
-    out = {str(folder / n): (folder / n, known.get(n)) for n in ("manifest.csv", *names)}
+    known = read_json(folder / "manifest.json").get("files")
+    if not isinstance(known, dict) or (lost := {"manifest.csv", *names} - known.keys()):
+        raise UserError(f"{folder / 'manifest.json'} does not name "
+                        f"{min(lost) if isinstance(known, dict) else 'its files'}: `dvc status` "
+                        "tells which stage makes it again")  # fmt: skip
+    out = {str(folder / n): (folder / n, known[n]) for n in ("manifest.csv", *names)}
     return out | {str(folder / "manifest.json"): (folder / "manifest.json", None)}
 
 

@@ -60,7 +60,7 @@ def value(run: dict, metric: str, measured: dict) -> float:
             raise UserError(f"{file}: {e}: {files.AGAIN}") from None
         losses = [x for x in losses if not math.isnan(x)]
         last = losses[-max(1, len(losses) // 10) :]
-        return sum(last) / len(last) / min(losses) - 1 if losses else math.nan
+        return sum(last) / len(last) / min(losses) - 1 if losses and min(losses) else math.nan
     found = measured[run["run"]]
     if metric == "params_m":
         return found["model"].get("trainable", math.nan) / 1e6

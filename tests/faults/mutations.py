@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from resegment.errors import UserError
 
 WORDS = (
-    b"", b" ", b"\t", b"\n", b"\r\n", b"\r", b"\x00", b"\x1b[2J", b"\xff", b"\xc3", b"\xef\xbb\xbf",
-    b"\xe2\x80\xa8", b"\xd9\xa3", b"\xc2\xb2", b"0", b"-1", b"00", b"010", b"1e-3", b"1e-05",
-    b"1_0", b"1:30", b"0x1f", b"0o17", b".5", b"1.", b"+1", b".inf", b"-.inf", b".nan", b"nan",
-    b"inf", b"Infinity", b"1e999", b"9" * 25, b"9" * 5000, b"yes", b"no", b"on", b"off", b"y", b"True",
-    b"null", b"~", b"None", b"2026-01-01", b"12:00:00", b"'", b'"', b'""', b",", b",,", b";", b":",
-    b"{", b"}", b"[", b"]", b"[[[[", b"[" * 2000, b"- " * 2000, b"{a: " * 2000, b"<<: ", b"<<",
-    b"&a ", b"*a", b"&a [*a, *a]", b"!!python/object/apply:os.system [true]", b"!!binary aGk=",
-    b"!!int x", b"!!float 1", b"! ", b"? ", b"| ", b"> ", b"# ", b"%YAML 1.1\n---\n", b"---\n",
-    b"...\n", b"../", b"/etc/passwd", b"$(true)", b"`true`", b"a b", b"a;b", b"-rf", b"--help",
-    b"\\", b"\\n", b"<b>", b"${item}", b"common", b"observer2", b"sample", b"train", b"test",
-    "ä".encode(), "名".encode(), b"a" * 300,
+    b"", b" ", b"\t", b"\n", b"\r\n", b"\r", b"\x00", b"\x1b[2J", b"\xff", b"\xc3",
+    b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xd9\xa3", b"\xc2\xb2", b"0", b"-1", b"00", b"010",
+    b"1e-3", b"1e-05", b"1_0", b"1:30", b"0x1f", b"0o17", b".5", b"1.", b"+1", b".inf", b"-.inf",
+    b".nan", b"nan", b"inf", b"Infinity", b"1e999", b"9" * 25, b"9" * 5000, b"yes", b"no", b"on",
+    b"off", b"y", b"True", b"null", b"~", b"None", b"2026-01-01", b"12:00:00", b"'", b'"', b'""',
+    b",", b",,", b";", b":", b"{", b"}", b"[", b"]", b"[[[[", b"[" * 2000, b"- " * 2000,
+    b"{a: " * 2000, b"<<: ", b"<<", b"&a ", b"*a", b"&a [*a, *a]",
+    b"!!python/object/apply:os.system [true]", b"!!binary aGk=", b"!!int x", b"!!float 1", b"! ",
+    b"? ", b"| ", b"> ", b"# ", b"%YAML 1.1\n---\n", b"---\n", b"...\n", b"../", b"/etc/passwd",
+    b"$(true)", b"`true`", b"a b", b"a;b", b"-rf", b"--help", b"\\", b"\\n", b"<b>", b"${item}",
+    b"common", b"observer2", b"sample", b"train", b"test", "ä".encode(), "名".encode(), b"a" * 300,
 )  # fmt: skip
 WORD = re.compile(rb"[^\s,:{}\[\]\"']+")
 PLACE = st.integers(0, 2**20)

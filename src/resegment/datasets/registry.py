@@ -88,7 +88,14 @@ def load() -> dict[str, Dataset]:
         return _load(path.absolute(), path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run resegment from the root of its checkout") from None
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{path} cannot be understood ({error}): restore it from git") from None
 
 

@@ -16,10 +16,9 @@ from resegment.trace import folder_md5
 def shown(name: str, at: str | None = None) -> str:
     """The text of a file of the checkout, or as it stood in the commit `at`."""
     if at is None:
-        try:
-            found = Path(name).read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{name} is not here: name a file of this checkout") from None
+        if not Path(name).is_file():
+            raise UserError(f"{name} is not here: name a file of this checkout")
+        found = Path(name).read_bytes()
     else:
         # a commit is no option: `--output=FILE` would write
         command = ["git", "show", "--end-of-options", f"{at}:{name}"]
