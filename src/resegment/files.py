@@ -2,6 +2,7 @@
 disk refuses."""
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -15,8 +16,15 @@ from pathlib import Path
 
 import yaml
 
+from resegment.errors import Unreadable
+
 # libyaml reads eight times as fast, where PyYAML was built with it
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def parse_yaml(text: str | bytes) -> object:
+    """Plain values alone, of files that the project or DVC writes; params.yaml: see `dialects`."""
+    return yaml.load(text, Loader)  # a safe loader  # noqa: S506
 
 
 @contextlib.contextmanager
@@ -158,8 +166,38 @@ def write_json(path: str | Path, value: object) -> None:
         tmp.write_text(json.dumps(value, sort_keys=True, indent=1) + "\n")
 
 
+AGAIN = "`dvc checkout` or git brings it back if it is recorded, else make it again"
+
+
 def read_json(path: str | Path) -> dict:
-    return json.loads(Path(path).read_text())
+    """The object in a JSON file. Raises Unreadable where there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise Unreadable(f"{path} is not whole ({e}): {AGAIN}") from None
+    if not isinstance(found, dict):
+        raise Unreadable(f"{path} holds no object of JSON: {AGAIN}")
+    return found
+
+
+def table(path: str | Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV file by the names in its first line, `columns` among them.
+
+    Raises Unreadable where it is cut in a line, no UTF-8, or without one of the columns.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            lines = [line for line in csv.reader(f, strict=True) if line]
+    except (ValueError, csv.Error) as e:
+        raise Unreadable(f"{path} is no table ({e}): {AGAIN}") from None
+    header, rows = (lines[0], lines[1:]) if lines else ([], [])
+    if absent := [c for c in columns if header.count(c) != 1]:
+        raise Unreadable(f"{path} must have one column {absent[0]} in its first line: {AGAIN}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise Unreadable(f"{path}: row {number} has {len(row)} cells, the first line "
+                             f"{len(header)}: {AGAIN}")  # fmt: skip
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def write_manifest(folder: str | Path, **extra: object) -> None:

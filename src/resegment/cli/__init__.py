@@ -90,7 +90,9 @@ def schema():
 def ingest(dataset: str):
     """Bring a dataset's own files into the canonical form."""
     from resegment import ingest as stage
+    from resegment.datasets import registry
 
+    registry.reader(dataset)
     with held(paths.registry(dataset), roots=("resegment.ingest", f"resegment.datasets.{dataset}")):
         stage.ingest(dataset)
 
@@ -312,7 +314,7 @@ def trace(
     if not metric and re.fullmatch(r"[a-z]+-\d+-\d+", target):
         raise UserError(f"which number of {target}? name a metric, e.g. {target}.f1")
     if not metric:
-        stages = upstream.behind(target, upstream.read("dvc.lock", at or None)["stages"])
+        stages = upstream.behind(target, upstream.recorded(at or None))
         _show([{"file": target, "stages": stages}], upstream.text, as_json)
         return
     from resegment import published
