@@ -12,7 +12,6 @@ from statistics import median
 
 import jinja2
 import pandas as pd
-import yaml
 
 from resegment import figures, files, native, paths
 from resegment.errors import UserError
