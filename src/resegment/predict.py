@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from resegment import models, native, paths
 from resegment.enhance import enhance
+from resegment.errors import UserError
 from resegment.files import atomic_folder, md5, write_image, write_manifest
 from resegment.geometry import to_network
 from resegment.models.layers import forward_padded, to_input
@@ -47,13 +48,17 @@ def probability(
 ) -> np.ndarray:
     """(h, w, 3) uint8 -> (h, w) uint16, 65535 meaning 1; computed in float32.
 
-    draw: of `drawing`. inference: the parameters of `config.Inference`.
+    draw: of `drawing`. inference: the parameters of `config.Inference`. Raises UserError where a
+    probability is no number: as an integer it would pass for one.
     """
     batch = to_input(torch.from_numpy(np.ascontiguousarray(image))[None], device)
     if inference["patch"]:
         p = tiled(draw, batch, inference["patch"], inference["stride"])
     else:
         p = draw(batch)[0, 0]
+    if p.isnan().any():
+        raise UserError("the network's answer is no number (NaN) for some pixels: its weights have "
+                        "overflowed: lower train.optimiser.lr in params.yaml and train again")  # fmt: skip
     return torch.round(p * WHITE).to(torch.int32).cpu().numpy().astype(np.uint16)
 
 

@@ -403,11 +403,13 @@ def test_files_at_length(here, name, tried):
 TYPED = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12),
     st.text(st.sampled_from("a/.:-s0@~^$ ;\n\x1b\udcff²٣"), min_size=1, max_size=8),
-    st.sampled_from(["", " ", "/", ".", "..", "../..", "~", "-", "--", "-1", "--help", "HEAD",
-                     "a/b", "a/b/s0", "$(true)", "`true`", ";true", "a b", "'", '"', "a" * 5000,
-                     "*", "%s", "dvc.lock", "params.yaml", "reports", ".git/index", "/etc", "rga",
-                     "rga-3-11", "rga-3-11.f1", "--output=stolen", "f1", "common", "observer2", "drive",
-                     "sums", pipeline.UNET + "/on-x", pipeline.UNET + "/", "runs/" + pipeline.UNET]),
+    st.sampled_from(
+        ["", " ", "/", ".", "..", "../..", "~", "-", "--", "-1", "--help", "HEAD", "a/b", "a/b/s0",
+         "$(true)", "`true`", ";true", "a b", "'", '"', "a" * 5000, "*", "%s", "dvc.lock",
+         "params.yaml", "reports", ".git/index", "/etc", "rga", "rga-3-11", "rga-3-11.f1",
+         "--output=stolen", "f1", "common", "observer2", "drive", "sums", pipeline.UNET + "/on-x",
+         pipeline.UNET + "/", "runs/" + pipeline.UNET]
+    ),
 )  # fmt: skip
 LINE = st.integers(-1, 30).map(str)
 SAID = {  # a verb, and where the words go; what would work for minutes or fetch is left out
