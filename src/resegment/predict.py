@@ -57,8 +57,9 @@ def probability(
     else:
         p = draw(batch)[0, 0]
     if p.isnan().any():
-        raise UserError("the network's answer is no number (NaN) for some pixels: its weights have "
-                        "overflowed: lower train.optimiser.lr in params.yaml and train again")  # fmt: skip
+        raise UserError("the network's answer is no number (NaN) for some pixels: its weights "
+                        "overflow: lower train.optimiser.lr in params.yaml and train "
+                        "again")  # fmt: skip
     return torch.round(p * WHITE).to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
