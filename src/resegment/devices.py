@@ -8,12 +8,15 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+
+from resegment.errors import UserError
 
 
 def cards() -> list[str]:
@@ -66,6 +69,22 @@ def claim(device: str = "auto") -> Iterator[str]:
             print(f"waiting for one of {slots} place(s) on {len(ids)} GPU(s)", file=sys.stderr)
             said = True
         time.sleep(0.5)
+
+
+# What torch, oneDNN, cuBLAS and OpenCV call it; numpy and Python raise MemoryError.
+EXHAUSTED = re.compile("out of memory|can't allocate memory|bad_alloc|insufficient memory|"
+                       "ALLOC_FAILED", re.IGNORECASE)  # fmt: skip
+
+
+@contextlib.contextmanager
+def memory(what: str, remedy: str) -> Iterator[None]:
+    """Raise UserError where the memory of card or machine does not hold `what`."""
+    try:
+        yield
+    except Exception as e:
+        if not isinstance(e, MemoryError) and not EXHAUSTED.search(str(e)):
+            raise
+        raise UserError(f"{what}: memory is exhausted: {remedy}") from None
 
 
 def tune_allocator() -> None:

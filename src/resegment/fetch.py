@@ -4,7 +4,6 @@ A copy is judged by the content of its files, so it may be packed anew, unpacked
 """
 
 import contextlib
-import errno
 import fcntl
 import re
 import shutil
@@ -245,14 +244,11 @@ def _workplace(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Say in plain words that a disk is full or a path not allowed."""
+    """Name the folder where the system names no file."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space" if full else "check the path and your rights to it"
-        where = error.filename or folder
-        raise UserError(f"{where}: {error.strerror or error}: {remedy}") from error
+        raise UserError(files.trouble(error, folder)) from error
 
 
 def get(name: str, *, mirror: str | None = None, into: str | Path | None = None) -> dict:

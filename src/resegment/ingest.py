@@ -17,7 +17,7 @@ from resegment import paths
 from resegment.datasets import registry, sums
 from resegment.datasets.record import Record
 from resegment.errors import UserError
-from resegment.files import atomic_folder, write_manifest
+from resegment.files import atomic_folder, write_image, write_manifest
 
 COLUMNS = ("id", "subject", "height", "width", "image", "label", "fov", "fov_source", "observer2")
 
@@ -52,7 +52,7 @@ def ingest(dataset: str) -> None:
             for name, mask in masks.items():
                 if mask is not None:
                     row[name] = f"{i}_{name}.png"
-                    _png(out / row[name], mask.astype(np.uint8) * 255)
+                    write_image(out / row[name], mask.astype(np.uint8) * 255)
             rows.append(row)
         with open(out / "manifest.csv", "w", newline="") as f:
             columns = [*COLUMNS, *(["part"] if any(row["part"] for row in rows) else [])]
@@ -78,10 +78,5 @@ def _image(out: Path, record: Record) -> str:
             return kept.name
         kept.unlink()
     name = f"{record.id}_image.png"
-    _png(out / name, record.image[..., ::-1])
+    write_image(out / name, record.image[..., ::-1])
     return name
-
-
-def _png(path: Path, pixels: np.ndarray) -> None:
-    """Grey or BGR to a file. `cv2.imwrite` would say nothing of a disk that is full."""
-    path.write_bytes(cv2.imencode(".png", pixels)[1])

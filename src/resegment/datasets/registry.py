@@ -117,7 +117,7 @@ def reader(name: str) -> ModuleType:
         module = importlib.import_module(f"resegment.datasets.{name}")
     except ModuleNotFoundError:
         module = None
-    if not hasattr(module, "read"):
+    if not (hasattr(module, "ids") and hasattr(module, "read")):
         raise UserError(f"no reader for dataset {name!r} in src/resegment/datasets")
     return module
 

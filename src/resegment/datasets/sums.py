@@ -34,7 +34,7 @@ def read(path: Path) -> Sums:
     """Parse a list; a missing one is empty. Raises UserError for a line of another kind."""
     sums = Sums()
     try:
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except UnicodeDecodeError:
         raise UserError(f"{path} is no text: restore it from git") from None
     for number, line in enumerate(lines):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resegment import bundle, config, parcel, paths
-from resegment.engines import plan
+from resegment.engines import leftovers, plan
 from resegment.errors import UserError
 from resegment.files import atomic, atomic_folder, md5, read_json
 
@@ -34,6 +34,7 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
         raise UserError(f"{folder} has no run {', '.join(unknown)}; it has {', '.join(known)}")
     entries = [e for name, e in known.items() if name in (names or known)]
     plan.check(config.load())
+    leftovers.mend()
     with _repo() as repo:
         params, out, new = config.load(), [], {}
         stale = set(repo.status())
@@ -81,13 +82,18 @@ def _repo() -> Iterator:
 
 
 def _commit(repo, names: list[str]) -> None:
-    """What `dvc commit -f` does stage by stage, with dvc.lock written once: it may be long."""
+    """What `dvc commit -f` does stage by stage, with dvc.lock written once, and atomically."""
+    from dvc.dvcfile import Lockfile
+
     known = {stage.addressing: stage for stage in repo.index.stages}
     stages = [known[name] for name in names]
     for stage in stages:
         stage.save()
         stage.commit()
-    stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+    with atomic(LOCK) as tmp:
+        if LOCK.exists():
+            shutil.copyfile(LOCK, tmp)
+        Lockfile(repo, str(tmp)).dump_stages(stages)
 
 
 @contextlib.contextmanager
@@ -123,7 +129,7 @@ def prove(folder: Path, entry: dict, params: config.Params, stale: set[str], new
         _initial(manifest["fingerprints"], run, new)
         for drawn in _wanted(entry, run):
             _maps(folder, drawn, entry["run"], run, manifest["weights_md5"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{name}: {folder / paths.run(name)} is not whole ({type(e).__name__}: {e})"
                         ": copy it from the node again") from None  # fmt: skip
     if behind := sorted(stale & _upstream(entry, run, params, new)):
@@ -226,7 +232,8 @@ def take(folder: Path, entry: dict, params: config.Params) -> None:
             shutil.copyfile(folder / paths.run(run) / name, tmp)
     for drawn in _wanted(entry, config.find(params, run)):
         with atomic_folder(paths.predictions(drawn["id"])) as tmp:
-            shutil.copytree(folder / paths.predictions(drawn["id"]), tmp, dirs_exist_ok=True)
+            for file in (folder / paths.predictions(drawn["id"])).iterdir():
+                shutil.copyfile(file, tmp / file.name)
 
 
 def made(entry: dict, params: config.Params) -> list[str]:
