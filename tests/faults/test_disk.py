@@ -308,7 +308,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.fault("Missing rights", "A file or folder that a verb reads is unreadable",
                    "One sentence names it, and nothing changes")  # fmt: skip
 def test_an_unreadable_input(bound, work, tried):
