@@ -81,8 +81,9 @@ def _named(path: Path, tmp: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        at = str(tmp and (e.filename2 or e.filename) or path)
-        e.filename, e.filename2 = at.replace(str(tmp), str(path), 1), None
+        at = str(tmp and (e.filename2 or e.filename) or path).replace(str(tmp), str(path), 1)
+        if e.errno is not None:
+            setattr(e, "filename2" if e.filename2 else "filename", at)
         raise
 
 
