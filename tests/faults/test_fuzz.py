@@ -403,8 +403,8 @@ def test_files_at_length(here, name, tried):
 TYPED = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12),
     st.text(st.sampled_from("a/.:-s0@~^$ ;\n\x1b\udcff²٣"), min_size=1, max_size=8),
-    st.sampled_from(["", " ", "/", ".", "..", "../..", "~", "-", "--", "-1", "--help", "HEAD", "a/b",
-                     "a/b/s0", "$(true)", "`true`", ";true", "a b", "'", '"', "a" * 5000, "*", "%s",
+    st.sampled_from(["", " ", "/", ".", "..", "../..", "~", "-", "--", "-1", "--help", "HEAD",
+                     "a/b", "a/b/s0", "$(true)", "`true`", ";true", "a b", "'", '"', "a" * 5000, "*",
                      "dvc.lock", "params.yaml", "reports", ".git/index", "/etc", "rga", "rga-3-11",
                      "rga-3-11.f1", "--output=stolen", "f1", "common", "observer2", "drive", "sums",
                      pipeline.UNET + "/on-x", pipeline.UNET + "/", "runs/" + pipeline.UNET]),
@@ -447,7 +447,8 @@ def typed(monkeypatch) -> None:
                 code = e.code or 0
         out, err = (s.flush() or s.buffer.getvalue().decode() for s in streams)
         assert code in (0, 1, 2) and "Traceback" not in err, (line, err)
-        assert code != 1 or err.startswith(("resegment:", "refused")) or "--verify" in line, line
+        said = re.search("^(resegment: |refused ).", err, re.M)
+        assert code != 1 or said or "--verify" in line, (line, err)
         assert sorted(p.name for p in Path().iterdir()) == before, line
 
     return act
