@@ -264,6 +264,8 @@ def test_a_params_that_cannot_be_meant(checkout, root, what):
     if what == "two campaigns in one folder":  # sample-a with b, and sample with a-b
         tree["budgets"] |= {"b": {}, "a-b": {}}
         tree["campaigns"]["sample"]["budget"] = "a-b"
+    if what == "no common protocol":
+        tree["experiments"]["unet-drive"]["protocol"] = "frame-native-pixels"
     at = tree
     *above, last = key.split(".", 2 if key.startswith("experiments..") else -1)
     for part in above:
