@@ -29,6 +29,7 @@ from resegment import (
     dialects,
     estimate,
     files,
+    geometry,
     ledger,
     native,
     parcel,
@@ -163,6 +164,121 @@ def test_params_as_tree(checkout, root, tried):
 )
 def test_params_as_tree_at_length(checkout, root, tried):
     tried(hammer(7000, trees(small(root)), params_tree))
+
+
+def nested(first: str, each: str) -> str:
+    """Eight anchors, each of nine aliases of the one before."""
+    pairs = zip("abcdefgh", "bcdefghi", strict=True)
+    return first + "".join(f"{b}: &{b} {each % ', '.join(9 * [f'*{a}'])}\n" for a, b in pairs)
+
+
+BOMB, MERGES = nested("a: &a [1]\n", "[%s]"), nested("a: &a {x: 1}\n", "{<<: [%s]}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("recipes: {}\nactive: []\nrecipes: {}", "line 3: recipes stands there twice"),
+        ("a: {b: 1, 'b': 2}", "line 1: b stands there twice"),
+        ("a: {<<: {b: 1}, <<: {c: 1}}", "<< stands there twice"),
+        *((f"a: 1\nb: {word}", f"line 2: '{word[:9]}")
+          for word in ("1e-3", "1e5", "yes", "off", "010", "0o17", "1_000", "1:30", ".inf", ".nan",
+                       "2026-01-01", "+1", ".5", "9" * 5000)),
+        ("a: !!binary aGk=", "line 1"),
+        ("a: !!python/object/apply:os.system [true]", "line 1"),
+        ("a: !!int 'x'", "line 1: 'x'"),
+        ("a: !!set {x}", "a tag (set) means nothing"),
+        ("1: a", "a key must be a plain name"),
+        ("? [a]\n: b", "a key must be a plain name"),
+        ("a: &a {b: *a}", "an anchor that holds its own alias"),
+        (BOMB, "its aliases stand for more than 500,000 values"),
+        (MERGES, "its aliases stand for more than 500,000 values"),
+        ("a: " + 100_000 * "[", "more than 64 levels"),
+        (100_000 * "- " + "x", "more than 64 levels"),
+        (100_000 * "{a: ", "more than 64 levels"),
+        ("a: \x1b", "not valid YAML: unacceptable character"),
+        ("a: \udcff", "is no UTF-8 from byte 3 on"),
+    ],
+    ids=lambda x: repr(x[:24]),
+)  # fmt: skip
+@pytest.mark.fault(
+    "Bad data",
+    "params.yaml has a key twice, a word that two dialects of YAML read differently, a bomb of "
+    "aliases, a tag, endless brackets or bytes of no text",
+    "A sentence with the line, within a second and a little memory",
+)
+def test_a_text_that_is_no_params(tmp_path, text, said):
+    file = tmp_path / "params.yaml"
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    taken, answer = asked(config.load, file)
+    assert not taken and said in answer, answer
+
+
+def test_a_number_that_dvc_wrote_is_a_number(root, tmp_path):
+    text = (root / "params.yaml").read_text()
+    assert text.count("lr: 0.0001}") == 1
+    (tmp_path / "params.yaml").write_text(text.replace("lr: 0.0001}", "lr: 1e-05}"))
+    run = config.resolve(config.load(tmp_path / "params.yaml"), "papers-drive", "mininet-drive", 0)
+    assert run["train"]["optimiser"]["lr"] == 0.00001
+
+
+MISTAKES = {
+    "a model that is not there": ("experiments.unet-drive.model.name", "unets"),
+    "the shared layers as a model": ("experiments.unet-drive.model.name", "layers"),
+    "a reduction for a model that is not there": ("budgets.smoke.models.rga", {}),
+    "a seed twice": ("campaigns.sample.seeds", [0, 0]),
+    "an experiment twice": ("campaigns.chase.cross", ["stare", "stare"]),
+    "two campaigns in one folder": ("campaigns.sample-a",
+                                    {"experiments": ["unet-drive"], "seeds": [0], "budget": "b"}),
+    "a run that starts from itself": ("experiments.hybridnetseg-drive.initial",
+                                      "hybridnetseg-drive"),
+    "no common protocol": ("protocols.common", None),
+    "a protocol called observer2": ("protocols.observer2", {
+        "region": "fov", "space": "native", "pooling": "pixels", "threshold": 0.5}),
+    "true for a number": ("experiments.unet-drive.train.epochs", True),
+    "a text for a number": ("budgets.smoke.train.optimiser.lr", "0.01"),
+    "a number for a switch": ("recipes.native.cache", 0),
+    "a loss of no weight": ("experiments.unet-drive.train.loss.bce", 0),
+    "a loss of negative weight": ("experiments.unet-drive.train.loss.bce", -1.0),
+    "a beta of one": ("budgets.smoke.train.optimiser.betas", [0.9, 1]),
+    "an endless epoch": ("budgets.smoke.train.samples_per_epoch", 10**15),
+    "a crop of a thousand million pixels": ("budgets.smoke.train.augment.crop", 10**9),
+    "a thousand million threads": ("experiments.unet-drive.train.threads", 10**9),
+    "a name of 65 letters": ("recipes." + "a" * 65, {}),
+    "a row that is a command": ("experiments.unet-drive.rows", ["$(true)"]),
+    **{f"an experiment called {name!r}": (f"experiments.{name}", {})
+       for name in ("a b", "a;b", "a'", 'a"', "a\n", "$(true)", "../a", "-a", "ä", "")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+@pytest.mark.fault(
+    "Bad data",
+    "params.yaml says what cannot be meant: repeated seeds, unknown models, absurd numbers, "
+    "runs that share a folder, names with quotes, newlines or paths",
+    "A sentence with the key",
+)
+def test_a_params_that_cannot_be_meant(checkout, root, what):
+    key, value = MISTAKES[what]
+    tree = small(root)
+    if what == "two campaigns in one folder":  # sample-a with b, and sample with a-b
+        tree["budgets"] |= {"b": {}, "a-b": {}}
+        tree["campaigns"]["sample"]["budget"] = "a-b"
+    if what == "no common protocol":
+        tree["experiments"]["unet-drive"]["protocol"] = "frame-native-pixels"
+    at = tree
+    *above, last = key.split(".", 2 if key.startswith("experiments..") else -1)
+    for part in above:
+        at = at.setdefault(part, {})
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    Path("params.yaml").write_bytes(yaml.dump(tree, Dumper=Unaliased).encode())
+    taken, said = asked(config.load)
+    assert not taken and said.startswith("params.yaml: "), said
+    named = key.rpartition(".")[2][:20]
+    assert named in said or ascii(named) in said or key.split(".")[0] in said, said
 
 
 # Files of a finished pipeline, each read by every verb that reads it
@@ -449,7 +565,8 @@ def typed(monkeypatch) -> None:
                 code = e.code or 0
         out, err = (s.flush() or s.buffer.getvalue().decode() for s in streams)
         assert code in (0, 1, 2) and "Traceback" not in err, (line, err)
-        assert code != 1 or err.startswith(("resegment:", "refused")) or "--verify" in line, line
+        said = re.search("^(resegment: |refused ).", err, re.M)
+        assert code != 1 or said or "--verify" in line, (line, err)
         assert sorted(p.name for p in Path().iterdir()) == before, line
 
     return act
@@ -473,3 +590,98 @@ def test_words(here, monkeypatch, tried):
 )
 def test_words_at_length(here, monkeypatch, tried):
     tried(hammer(1500, COMMANDS, typed(monkeypatch)))
+
+
+# Each defect that was found in a reader, once more
+
+
+PICTURE = b"\x89PNG\r\n\x1a\n\xff\xfe"
+DEFECTS = {
+    "data/native/sample/manifest.csv": [PICTURE, b"", b"id\na\n", b'id,"cut'],
+    "data/splits/sample.csv": [PICTURE, b"", b"id\na\n", b"id,split\ntrain-01\n"],
+    "data/registry/drive.sha256": [PICTURE, b"7" * 63 + b"  training/a.tif\n"],
+    "data/registry/datasets.yaml": [PICTURE, b"[" * 5000, b"drive: 1"],
+    "data/prepared/sample/native/manifest.csv": [PICTURE, b"", b"operation\nnone\n"],
+    "data/prepared/sample/native/manifest.json": [PICTURE, b"", b"[]", b"{}", b"[" * 100000],
+    f"{UNET}/manifest.json": [PICTURE, b"", b"[]", b"{}", b'{"fingerprints": 1}'],
+    f"{UNET}/history.csv": [PICTURE, b"epoch,val_loss\n1,low\n", b"epoch\n1\n"],
+    f"{UNET}/scores/metrics.json": [PICTURE, b"", b"[]", b'{"common": 5}'],
+    f"{UNET}/scores/images.csv": [PICTURE, b"", b"protocol\ncommon\n"],
+    f"{UNET}/scores/histograms.npz": [PICTURE, b"", b"PK\x05\x06" + 18 * b"\0"],
+    f"{UNET}/scores/roc.csv": [PICTURE, b"", b"protocol,fpr\ncommon,0\n"],
+    "dvc.lock": [PICTURE, b"", b"<<<<<<< HEAD\nschema: '2.0'\n", b"stages: 1",
+                 b"stages: {score@a: 1}", b"stages: {a: {cmd: x, deps: [{path: a}]}}",
+                 b"[" * 5000],
+    "data/published/cells.csv": [PICTURE, b"", b"cell\na\n"],
+    "data/published/audit.csv": [PICTURE, b"", b"row\na\n"],
+    "data/published/testsets.csv": [PICTURE, b"", b"dataset\na\n"],
+    f"home/{UNET}/bundle.md5": [PICTURE, b""],
+    f"home/{UNET}/manifest.json": [PICTURE, b"", b"[]", b"{}"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "k"), [(n, k) for n, ways in DEFECTS.items()
+                                         for k in range(len(ways))])  # fmt: skip
+@pytest.mark.fault(
+    "Bad data",
+    "A file that a verb reads is a picture, empty, cut, without a column or key, or of other types",
+    "A sentence that names it",
+)
+def test_a_file_of_another_kind(here, name, k):
+    file = Path(name)
+    GOOD[0] = file.read_bytes()
+    try:
+        file.write_bytes(DEFECTS[name][k])
+        taken, said = asked(READERS[name], DEFECTS[name][k])
+    finally:
+        file.write_bytes(GOOD[0])
+    assert not taken and (file.stem in said or file.parent.name in said), said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [["ingest", "nothing"], ["ingest", "../drive"], ["ingest", "sums"], ["trace", ".git/index:5"],
+     ["trace", f"{REPORTS}/report.html:5"], ["trace", f"{UNET}/predictions:2", "--verify"],
+     ["trace", pipeline.UNET, "f1", "--at", "--output=stolen"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.fault(
+    "Bad data",
+    "A verb is asked for a dataset without a reader, a line of a picture, a commit that is an "
+    "option of git",
+    "A sentence, and no file is written",
+)
+def test_a_word_that_means_nothing(here, monkeypatch, words):
+    typed(monkeypatch)((words, "", ""))
+    assert not list(Path().glob("stolen*"))
+
+
+SIDES = st.integers(1, 80)
+
+
+@pytest.mark.fault(
+    "Bad data",
+    "Images of any size meet recipes of any size, down to one pixel",
+    "The network sees the size of the recipe, a map comes back in the image's own, padding is "
+    "undone exactly, and a pad that is too small is a sentence",
+)
+def test_sizes(tried):
+    def act(drawn) -> None:
+        height, width, h, w, kind = drawn
+        how = {"resize": None, "pad": None, "width": None}
+        how |= {kind: w if kind == "width" else (h, w)} if kind else {}
+        image = np.arange(height * width, dtype=np.uint16).reshape(height, width)
+        taken, seen = asked(geometry.to_network, image, how)
+        if kind == "pad" and (height > h or width > w):
+            assert not taken and "smaller than an image" in seen
+            return
+        assert taken and seen.shape == (geometry.resized(image.shape, how) or (
+            (h, w) if kind else image.shape))  # fmt: skip
+        back = geometry.restore(seen, how, image.shape)
+        assert back.shape == image.shape
+        assert kind not in (None, "pad") or (back == image).all()
+
+    kinds = st.sampled_from([None, "resize", "pad", "width"])
+    tried(hammer(400, st.tuples(SIDES, SIDES, SIDES, SIDES, kinds), act))

@@ -68,7 +68,7 @@ def _whole(stage: object) -> bool:
 
     return (
         isinstance(stage, dict)
-        and isinstance(stage.get("cmd"), str)
+        and isinstance(stage.get("cmd", ""), str)
         and all(isinstance(stage.get(side, []), list) for side in ("deps", "outs"))
         and all(map(file, [*stage.get("deps", []), *stage.get("outs", [])]))
         and isinstance(stage.get("params", {}), dict)
@@ -183,6 +183,6 @@ def described(stages: dict[str, dict]) -> str:
     """One line a stage: its name, what it made and the MD5."""
     lines = []
     for name, stage in stages.items():
-        lines += [f"  {name}    {stage['cmd']}"]
+        lines += [f"  {name}    {stage.get('cmd', '')}"]
         lines += [f"    {o['md5']:36} {o['path']}" for o in stage.get("outs", [])]
     return "\n".join(lines)
