@@ -270,8 +270,15 @@ def step(
 ) -> Tensor:
     """One optimiser step on a batch of uint8 pairs; returns the detached loss, without alpha."""
     target = label.to(device, non_blocking=True).unsqueeze(1).float()
-    with autocast(device, train):
-        logits = forward_padded(model, to_input(image, device))
+    try:
+        with autocast(device, train):
+            logits = forward_padded(model, to_input(image, device))
+    except ValueError as e:
+        if "more than 1 value per channel" not in str(e):
+            raise
+        raise UserError("a batch of one crop has a single pixel at the network's deepest level, of "
+                        "which batch normalisation makes nothing: raise train.augment.crop or "
+                        "train.batch_size in params.yaml") from None  # fmt: skip
     loss = losses.total(logits, target, train["loss"], train["alpha"])
     optimiser.zero_grad(set_to_none=True)
     (losses.alpha(train["alpha"], epoch) * loss).backward()

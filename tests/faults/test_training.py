@@ -12,7 +12,7 @@ import pytest
 import torch
 from training import fit, fresh
 
-from resegment import checkpoint, devices, files, paths, predict, train
+from resegment import checkpoint, devices, files, models, paths, predict, train
 from resegment.errors import UserError
 
 SCRIPT = """
@@ -284,3 +284,30 @@ def test_a_map_that_is_no_number(patch):
     image, how = np.zeros((32, 32, 3), np.uint8), {"patch": patch, "stride": patch}
     with pytest.raises(UserError, match="no number"):
         predict.probability(draw, image, torch.device("cpu"), how)
+
+
+@pytest.mark.fault("Bad training", "Options of a network that are unknown, of another kind than "
+                   "their default, zero, negative or too many",
+                   "one sentence with the option and what must stand there")  # fmt: skip
+@pytest.mark.parametrize(("name", "options"), [
+    ("unet", {"width": 0}), ("unet", {"width": True}), ("unet", {"norm": "no"}),
+    ("unet", {"depth": -1}), ("unet", {"depth": 2.0}), ("unet", {"colour": 1}),
+    ("rga_net", {"attention": "no"}), ("rga_net", {"filters": [8, 16]}),
+    ("rga_net", {"filters": [8, 16, 24, 0]}), ("rga_net", {"filters": 8}),
+    ("rga_net", {"partial_decoder": "other"}), ("rsan", {"variant": 1}), ("rsan", {"keep": "1"}),
+    ("rsan", {"block": None}), ("bcdu_net", {"width": 0}), ("bcdu_net", {"dense": "3"}),
+    ("mini_net", {"reading": True}), ("hybridnetseg", {"supervised": "x"}),
+    ("hybridnetseg", {"grouped": 1}),
+])  # fmt: skip
+def test_options_of_another_kind(name, options):
+    with pytest.raises(UserError, match=f"params.yaml: model.options of {name}: "):
+        models.build(name, options)
+
+
+@pytest.mark.fault("Bad training", "A batch of one crop so small that a channel has one value left",
+                   "one sentence: raise the crop or the batch size")  # fmt: skip
+def test_a_crop_too_small(run):
+    run["train"] |= {"batch_size": 1}
+    run["train"]["augment"]["crop"] = 1
+    with pytest.raises(UserError, match=r"raise train\.augment\.crop or train\.batch_size"):
+        fit(run)

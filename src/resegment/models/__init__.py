@@ -5,6 +5,7 @@ Every model maps (B, 3, H, W) float in 0..1 to (B, 1, H, W) logits, for H and W 
 """
 
 import importlib
+import inspect
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,15 +16,38 @@ from resegment.errors import UserError
 
 
 def build(name: str, options: dict) -> nn.Module:
-    """The network `name` with its options, freshly initialised from torch's global generator."""
+    """The network `name` with its options, freshly initialised from torch's global generator.
+
+    Raises UserError where there is no such network, or an option is not of its default's kind:
+    the text "no" would switch something on.
+    """
     try:
         module = importlib.import_module(f"resegment.models.{name}")
-        return module.build(**options)
     except ModuleNotFoundError:
         file = f"src/resegment/models/{name}.py"
         raise UserError(f"params.yaml: model.name {name!r}: there is no {file}") from None
-    except (TypeError, ValueError, RuntimeError) as e:
+    known = inspect.signature(module.build).parameters
+    for key, value in options.items():
+        if key not in known:
+            have = ", ".join(known)
+            raise UserError(f"params.yaml: model.options of {name}: {key} is none of {have}")
+        if not _like(value, default := known[key].default):
+            raise UserError(f"params.yaml: model.options of {name}: {key} is {value!r}, where "
+                            f"something like {default!r} must stand")  # fmt: skip
+    try:
+        return module.build(**options)
+    except (TypeError, ValueError, RuntimeError, LookupError) as e:
         raise UserError(f"params.yaml: model.options of {name}: {e}") from None
+
+
+def _like(value: object, default: object) -> bool:
+    """Of one kind, element by element; numbers of layers, filters and pixels are positive."""
+    if isinstance(default, tuple):
+        same = isinstance(value, list | tuple) and len(value) == len(default)
+        return same and all(map(_like, value, default))
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    return type(value) is type(default) and (type(value) is not int or value > 0)
 
 
 def kernel(name: str, device: str) -> str | None:
