@@ -8,7 +8,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # that nothing else pulls another one.
 TORCH ?= torch==2.13.0
 
-.PHONY: help setup sample test fast check lock
+.PHONY: help setup sample test fast check audit lock
 
 help:           ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:[^#]*##/\t/'
@@ -40,6 +40,12 @@ test: check     ## every test, the slow ones included
 
 fast: setup     ## the tests that take seconds
 	pytest -n 2 --dist worksteal -m "not slow and not campaign"
+
+audit:          ## known vulnerabilities of what requirements.lock names (asks pypi.org)
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet pip-audit
+	{ cat requirements.lock; echo "$(TORCH)"; } > .audit/audited.txt
+	.audit/bin/pip-audit --requirement .audit/audited.txt --no-deps --disable-pip --strict
 
 lock: setup     ## write the versions of this environment to requirements.lock
 	$(BIN)/pip freeze --exclude-editable --exclude torch > requirements.lock

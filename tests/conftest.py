@@ -40,6 +40,15 @@ def empty_checkout(tmp_path, monkeypatch, root) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def run(tmp_path, monkeypatch, root) -> dict:
+    """A run that trains in a second, in an empty folder with its pairs: see tests/training.py."""
+    import training
+
+    monkeypatch.chdir(tmp_path)
+    return training.small(root)
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
     """once(name, make): a folder that `make(folder)` fills in one worker of pytest for all."""

@@ -131,7 +131,8 @@ def test_killed_training_resumes_to_the_same_weights(w):
     train = f"dvc repro --single-item train@{UNET}"
     w.sh(train)
     want = {o["path"]: o["md5"] for o in w.lock()[f"train@{UNET}"]["outs"]}
-    shutil.rmtree(w.path / ".dvc/cache/runs")
+    for kept in (".dvc/cache/runs", "checkpoints"):
+        shutil.rmtree(w.path / kept)
     process = w.start(f"{train} --force")
     wait_for(lambda: checkpoints(w))
     os.killpg(process.pid, signal.SIGKILL)
@@ -141,7 +142,8 @@ def test_killed_training_resumes_to_the_same_weights(w):
     got = {o["path"]: o["md5"] for o in w.lock()[f"train@{UNET}"]["outs"]}
     for name in ("weights.safetensors", "history.csv"):
         assert got[f"runs/{UNET}/{name}"] == want[f"runs/{UNET}/{name}"]
-    assert not checkpoints(w)
+    w.sh(f"dvc repro --single-item --force predict@{UNET}")
+    assert not checkpoints(w)  # what it was kept for is recorded
 
 
 def lengthen(w, epochs: int) -> None:

@@ -12,62 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from training import fit, fresh
 
 from resegment import augment, checkpoint, config, files, models, pairs, paths, resident, train
 from resegment.errors import UserError
 
 AUGMENT = config.Augment().model_dump()
-
-
-@pytest.fixture(scope="session")
-def base(root):
-    """A run of the sample campaign with a budget of seconds."""
-    run = config.find(config.load(root / "params.yaml"), "sample-smoke/unet-drive/s0")
-    run["model"]["options"] = {"width": 4, "depth": 2, "norm": True}
-    run["train"] |= {"epochs": 4, "samples_per_epoch": 12, "batch_size": 4}
-    run["train"]["augment"]["crop"] = 32
-    return run
-
-
-@pytest.fixture
-def run(base, tmp_path, monkeypatch):
-    """In an empty folder with a prepared set of four pairs, one of them for validation."""
-    monkeypatch.chdir(tmp_path)
-    folder = paths.prepared("sample", "native")
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    fov = cv2.circle(np.zeros((40, 44), np.uint8), (22, 20), 18, 255, -1)
-    rows = []
-    for i in range(4):
-        label = cv2.GaussianBlur(rng.random((40, 44)), (0, 0), 3) > 0.5
-        image = (60 + 90 * ~label[..., None] + rng.integers(0, 40, (40, 44, 3))).astype(np.uint8)
-        row = dict(sample=i, id=i, split="val" if i == 3 else "train", operation="none", angle=0,
-                   image=f"{i}_image.png", label=f"{i}_label.png", fov=f"{i}_fov.png")  # fmt: skip
-        cv2.imwrite(str(folder / row["image"]), image)
-        cv2.imwrite(str(folder / row["label"]), label.astype(np.uint8) * 255)
-        cv2.imwrite(str(folder / row["fov"]), fov)
-        rows.append(row)
-    with open(folder / "manifest.csv", "w", newline="") as f:
-        table = csv.DictWriter(f, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-    files.write_manifest(folder)
-    return copy.deepcopy(base)
-
-
-def fit(run, name="out", initial=None):
-    out, prepared = paths.Path(name), paths.prepared("sample", "native")
-    train.fit(run, config.trained_by(run), prepared, out, "cpu", {}, initial)
-    return files.md5(out / "weights.safetensors"), (out / "history.csv").read_text()
-
-
-def fresh(run, name, **change):
-    """Train a changed copy from nothing."""
-    run = copy.deepcopy(run)
-    for key, value in change.items():
-        (run if key in run else run["train"])[key] = value
-    checkpoint.remove(run["run"])
-    return fit(run, name)
 
 
 def test_same_seed_same_bytes_and_two_seeds_differ(run):
@@ -148,29 +98,6 @@ def test_kill_9_at_any_moment_resumes_to_the_same_bytes(run):
         assert killed > 1
 
 
-@pytest.mark.parametrize("change", ["parameters", "data", "code"])
-def test_a_checkpoint_of_something_else_is_not_resumed(run, change, capsys, monkeypatch):
-    monkeypatch.setattr(train.checkpoint, "remove", lambda _: None)
-    fit(run, "a")
-    if change == "parameters":
-        run["train"]["loss"] = {"dice": 1.0}
-    elif change == "data":
-        files.write_manifest(paths.prepared("sample", "native"), other=1)
-    else:
-        monkeypatch.setattr(train, "md5", lambda _: "other code")
-    capsys.readouterr()
-    fit(run, "b")
-    assert "resumed" not in capsys.readouterr().out
-
-
-def test_a_torn_checkpoint_costs_its_epochs_only(run, capsys):
-    whole = fit(run, "a")
-    [file] = paths.CHECKPOINTS.rglob("*.pt")
-    file.write_bytes(file.read_bytes()[:100])
-    assert fit(run, "b") == whole
-    assert "unreadable" in capsys.readouterr().out
-
-
 def test_it_learns(run):
     run["train"] |= {"epochs": 8, "samples_per_epoch": 32}
     rows = list(csv.DictReader(fit(run)[1].splitlines()))
@@ -210,13 +137,6 @@ def test_manifest_says_what_was_used(run):
     assert manifest["versions"]["torch"] == torch.__version__
     assert {"losses.py", "train.py", "models/unet.py"} <= set(manifest["code"])
     assert manifest["cost"]["images"] == 4 * 12
-
-
-def test_a_loss_that_is_not_finite_is_one_sentence(run):
-    run["train"]["optimiser"] |= {"name": "sgd", "lr": 1e30}
-    run["train"]["schedule"] = {**run["train"]["schedule"], "name": "constant"}
-    with pytest.raises(UserError, match="lower train.optimiser.lr"):
-        fit(run)
 
 
 def test_monitoring_without_validation_images_is_refused(run):

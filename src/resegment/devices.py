@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import sys
 import tempfile
 import time
@@ -116,6 +117,22 @@ def usable(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"torch {torch.__version__} cannot use the GPU here: install a build for "
                         "its driver, or use --device cpu")  # fmt: skip
+
+
+# What torch, oneDNN, cuBLAS and OpenCV call it; numpy and Python raise MemoryError.
+EXHAUSTED = re.compile("out of memory|can't allocate memory|bad_alloc|insufficient memory|"
+                       "ALLOC_FAILED", re.IGNORECASE)  # fmt: skip
+
+
+@contextlib.contextmanager
+def memory(what: str, remedy: str) -> Iterator[None]:
+    """Raise UserError where the memory of card or machine does not hold `what`."""
+    try:
+        yield
+    except Exception as e:
+        if not isinstance(e, MemoryError) and not EXHAUSTED.search(str(e)):
+            raise
+        raise UserError(f"{what}: memory is exhausted: {remedy}") from None
 
 
 def tune_allocator() -> None:

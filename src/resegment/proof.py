@@ -21,7 +21,8 @@ from resegment.errors import UserError
 from resegment.files import fingerprint, md5, read_json
 
 WEIGHTS, HISTORY, MANIFEST = TRAINED = "weights.safetensors", "history.csv", "manifest.json"
-NOT_WHOLE = OSError, ValueError, KeyError, TypeError, AttributeError  # a file of another shape
+# A file of another shape.
+NOT_WHOLE = OSError, ValueError, KeyError, TypeError, AttributeError
 
 
 def source(root: str, run: dict) -> dict[str, Path]:

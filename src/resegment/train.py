@@ -7,6 +7,7 @@ training bit for bit (on one kind of device, with one number of threads).
 import contextlib
 import csv
 import json
+import math
 import os
 import platform
 import resource
@@ -22,7 +23,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from resegment import __version__, checkpoint, closure, costs, losses, models, resident
+from resegment import __version__, checkpoint, closure, costs, devices, losses, models, resident
 from resegment.errors import UserError
 from resegment.files import atomic, fingerprint, md5, write_json
 from resegment.models.layers import forward_padded, to_input
@@ -119,7 +120,8 @@ def fit(
     initial: the weights of another run of the same network to begin with. An unfinished training
     with the same parameters, data and code is taken up where it stopped; the checkpoint stays until
     the caller, satisfied with the result, removes it.
-    Raises UserError on a loss that is not finite, on exhausted memory, on an unusable set.
+    Raises UserError where a loss or a weight is not finite, on exhausted memory, on an unusable
+    set; the checkpoints of the epochs before stay.
     """
     train, device = run["train"], torch.device(device)
     started, clock, cpu = time.time(), time.monotonic(), time.process_time()
@@ -169,8 +171,8 @@ def fit(
     pairs = resident.placed(pairs, device)
 
     # 3. Resume where a killed training of the same parameters, data and code stopped.
-    saved = checkpoint.path(run["run"], fingerprint(prints))
-    state = checkpoint.load(saved)
+    saved = checkpoint.path(run["run"], prints)
+    state = checkpoint.load(saved, prints, code)
     history, best, done, spent = [], None, 0, {"wall": 0.0, "cpu": 0.0}
     if state:
         model.load_state_dict(state["model"])
@@ -192,33 +194,32 @@ def fit(
         lr = optimiser.param_groups[0]["lr"]
         model.train()
         total = torch.zeros((), device=device)
-        for image, label in pairs.batches(order, train["batch_size"], threads):
-            loss = step(network, optimiser, image, label, train, device, epoch)
-            total += loss * len(image)
-            if kind == "onecycle":
-                schedule.step()
+        with devices.memory(f"{run['run']}, a step", smaller(train)):
+            for image, label in pairs.batches(order, train["batch_size"], threads):
+                loss = step(network, optimiser, image, label, train, device, epoch)
+                total += loss * len(image)
+                if kind == "onecycle":
+                    schedule.step()
         row = {"epoch": epoch + 1, "lr": lr, "train_loss": total.item() / len(order)}
-        if not np.isfinite(row["train_loss"]):
-            raise UserError(
-                f"{run['run']}: the loss of epoch {epoch + 1} is {row['train_loss']}: lower "
-                "train.optimiser.lr in params.yaml, or use precision fp32"
-            )
         if held_out:
             whole = [(i, i) for i in range(len(held_out))]
-            row |= validate(model, held_out.batches(whole, 1, threads), train, device)
+            with devices.memory(f"{run['run']}, validation at batch 1", SMALLER):
+                row |= validate(model, held_out.batches(whole, 1, threads), train, device)
+        weights = weights_of(model)
+        finite(run["run"], row, weights)
         watched = row[train["monitor"]]
         if kind == "plateau":
             schedule.step(watched)
         elif kind == "step":
             schedule.step()
         history.append(row)
-        if best is None or (watched < best["value"] if falls else watched > best["value"]):
-            best = {"value": watched, "epoch": epoch + 1, "model": weights_of(model)}
+        if best is None or better(watched, best["value"], falls):
+            best = {"value": watched, "epoch": epoch + 1, "model": weights}
         done = epoch + 1
         now = {"wall": spent["wall"] + time.monotonic() - clock,
                "cpu": spent["cpu"] + time.process_time() - cpu}  # fmt: skip
         checkpoint.save(saved, {
-            "model": weights_of(model), "optimiser": optimiser.state_dict(),
+            "prints": prints, "code": code, "model": weights, "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict() if schedule else None,
             "history": history, "best": best, "epoch": done, "spent": now,
         })  # fmt: skip
@@ -269,19 +270,38 @@ def step(
 ) -> Tensor:
     """One optimiser step on a batch of uint8 pairs; returns the detached loss, without alpha."""
     target = label.to(device, non_blocking=True).unsqueeze(1).float()
-    try:
-        with autocast(device, train):
-            logits = forward_padded(model, to_input(image, device))
-        loss = losses.total(logits, target, train["loss"], train["alpha"])
-        optimiser.zero_grad(set_to_none=True)
-        (losses.alpha(train["alpha"], epoch) * loss).backward()
-        optimiser.step()
-    except torch.OutOfMemoryError:
-        raise UserError(
-            f"the GPU has not enough memory for batches of {len(image)}: set train.batch_size to "
-            f"{max(1, len(image) // 2)} in params.yaml"
-        ) from None
+    with autocast(device, train):
+        logits = forward_padded(model, to_input(image, device))
+    loss = losses.total(logits, target, train["loss"], train["alpha"])
+    optimiser.zero_grad(set_to_none=True)
+    (losses.alpha(train["alpha"], epoch) * loss).backward()
+    optimiser.step()
     return loss.detach()
+
+
+SMALLER = "set precision to bf16, or take a recipe with smaller images, in params.yaml"
+
+
+def smaller(train: dict) -> str:
+    """What to change where a step does not fit into memory."""
+    half = train["batch_size"] // 2
+    return f"set train.batch_size to {half} in params.yaml" if half else SMALLER
+
+
+def better(value: float, than: float, falls: bool) -> bool:
+    """Of a monitored value; an undefined F1 (nothing to find, nothing found) is the worst."""
+    return not math.isnan(value) and (math.isnan(than) or (value < than if falls else value > than))
+
+
+def finite(run_id: str, row: dict, weights: dict[str, Tensor]) -> None:
+    """Raise UserError where a loss of an epoch or a weight after it is NaN or infinite."""
+    lost = [f"the {name.replace('_', ' ')} is {row[name]}" for name in ("train_loss", "val_loss")
+            if not math.isfinite(row.get(name, 0))]  # fmt: skip
+    floats = {k: v for k, v in weights.items() if v.is_floating_point()}
+    lost += [f"{k} is not finite" for k, v in floats.items() if not torch.isfinite(v).all()][:1]
+    if lost:
+        raise UserError(f"{run_id}: epoch {row['epoch']}: {', '.join(lost)}: lower "
+                        "train.optimiser.lr in params.yaml, or use precision fp32")  # fmt: skip
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from resegment import closure, config, devices, paths
+from resegment import closure, config, devices, files, paths
 from resegment.cli import data
 from resegment.cli.record import alone, held, inside, origin, pairs, shared
 from resegment.engines import plan as planning
@@ -64,6 +65,7 @@ def plan(
         planning.check(params)
         return
     from resegment import estimate
+    from resegment.engines import leftovers
 
     if list_:
         for run in config.runs(params, tuple(params.campaigns)):
@@ -73,6 +75,7 @@ def plan(
         typer.echo()
         typer.echo(estimate.summary(config.runs(params, tuple(params.campaigns)), params))
         return
+    leftovers.mend()
     changed = planning.write(params)
     count = len(planning.stages(params))
     typer.echo(f"dvc.yaml {'written' if changed else 'is in step'}: {count} stages")
@@ -144,7 +147,8 @@ def train(run_id: RunId, device: Device = "auto"):
 
             devices.usable(where)
             fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin(), first)
-        checkpoint.remove(run_id)
+        if "DVC_STAGE" not in os.environ:  # else killed before it records this, DVC would train
+            checkpoint.remove(run_id)  # anew: the stage after it, `predict`, removes the checkpoint
 
 
 def taken(run_id: str, checkout: Path) -> bool:
@@ -181,12 +185,13 @@ def predict(run_id: RunId, on: On = None, device: Device = "auto"):
         devices.claim(device) as where,
         held(run, lambda: resolved(run_id), inputs, roots),
     ):
-        from resegment import drawn
+        from resegment import checkpoint, drawn
         from resegment import predict as stage
 
         devices.usable(where)
         maps, dataset, splits = drawn.of(run, on).values()
         stage.predict(run, where, dataset, splits, paths.predictions(maps))
+    checkpoint.remove(run_id)
 
 
 @app.command()
@@ -397,7 +402,7 @@ def trace(
     if not metric and re.fullmatch(r"[a-z]+-\d+-\d+", target):
         raise UserError(f"which number of {target}? name a metric, e.g. {target}.f1")
     if not metric:
-        stages = upstream.behind(target, upstream.read("dvc.lock", at or None)["stages"])
+        stages = upstream.behind(target, upstream.recorded(at or None))
         _show([{"file": target, "stages": stages}], upstream.text, as_json)
         return
     from resegment import published
@@ -442,10 +447,16 @@ def models_(as_json: Annotated[bool, typer.Option("--json")] = False):
 
 
 def main():
+    from resegment.engines import leftovers
+
     # Before numpy comes: several verbs run side by side, and threads of OpenBLAS that wait for a
     # core burn it. Alone, too, what is multiplied here is too small for two.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a file it cannot read is an error of ours
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that HOME cannot keep its cache
+    files.open_streams()
     try:
+        leftovers.under_dvc()
         app()
     except UserError as e:
         print(f"resegment: {e}", file=sys.stderr)
@@ -453,5 +464,5 @@ def main():
     except OSError as e:
         if e.errno is None:
             raise
-        print(f"resegment: {e.filename or 'a file'}: {e.strerror}", file=sys.stderr)
+        print(f"resegment: {files.trouble(e)}", file=sys.stderr)
         sys.exit(1)

@@ -62,11 +62,12 @@ def read(root: Path, id: str) -> Record:
     if not xml:
         raise UserError(f"{root / needed['label']} (label) is missing: {remedy}")
     try:
-        label = fill(polygons(xml.read_bytes()), image.shape[:2])
-    except (expat.ExpatError, ValueError, KeyError) as error:
+        label = fill(polygons(registry.content(xml)), image.shape[:2])
+    except (expat.ExpatError, ValueError, LookupError) as error:  # ... of an unknown encoding, too
         raise UserError(
             f"{xml} (label) is truncated or no Aperio XML ({error}): delete it and {remedy}"
         ) from None
+    registry.plausible("monuseg", xml, "label", label)
     return Record(
         id=id,
         subject=id[:12],  # TCGA-<site>-<patient>

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resegment import bundle, config, parcel, paths, proof
-from resegment.engines import plan
+from resegment.engines import leftovers, plan
 from resegment.errors import UserError
 from resegment.files import atomic, atomic_folder, md5, read_json
 
@@ -33,6 +33,7 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
         raise UserError(f"{folder} has no run {', '.join(unknown)}; it has {', '.join(known)}")
     entries = [e for name, e in known.items() if name in (names or known)]
     plan.check(config.load())
+    leftovers.mend()
     with _repo() as repo:
         params, out, new = config.load(), [], {}
         stale = set(repo.status())
@@ -80,13 +81,18 @@ def _repo() -> Iterator:
 
 
 def _commit(repo, names: list[str]) -> None:
-    """What `dvc commit -f` does stage by stage, with dvc.lock written once: it may be long."""
+    """What `dvc commit -f` does stage by stage, with dvc.lock written once, and atomically."""
+    from dvc.dvcfile import Lockfile
+
     known = {stage.addressing: stage for stage in repo.index.stages}
     stages = [known[name] for name in names]
     for stage in stages:
         stage.save()
         stage.commit()
-    stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+    with atomic(LOCK) as tmp:
+        if LOCK.exists():
+            shutil.copyfile(LOCK, tmp)
+        Lockfile(repo, str(tmp)).dump_stages(stages)
 
 
 @contextlib.contextmanager
@@ -196,7 +202,8 @@ def take(folder: Path, entry: dict, params: config.Params) -> None:
             shutil.copyfile(folder / paths.run(run) / name, tmp)
     for drawn in _wanted(entry, config.find(params, run)):
         with atomic_folder(paths.predictions(drawn["id"])) as tmp:
-            shutil.copytree(folder / paths.predictions(drawn["id"]), tmp, dirs_exist_ok=True)
+            for file in (folder / paths.predictions(drawn["id"])).iterdir():
+                shutil.copyfile(file, tmp / file.name)
 
 
 def made(entry: dict, params: config.Params) -> list[str]:

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from resegment import files, paths
+from resegment import files, paths, stats
 from resegment.errors import UserError
 from resegment.protocols import Protocol, select
 
@@ -46,12 +46,11 @@ def manifest(run: dict) -> dict:
 def test_histograms(run: dict) -> np.ndarray:
     """The common protocol's histograms of every test image of a run, (image, 2, 65536)."""
     folder = paths.scores(run["run"])
-    path = folder / "histograms.npz"
-    if not path.exists():
-        raise UserError(f"{path} is missing: score {run['run']} again")
+    if not (folder / "histograms.npz").exists():
+        raise UserError(f"{folder}/histograms.npz is missing: score {run['run']} again")
     common = Protocol(**files.read_json(folder / "manifest.json")["protocols"]["common"])
-    with np.load(path) as stored:
-        return select(stored["counts"], common, list(stored["spaces"]))[stored["splits"] == "test"]
+    stored = stats.stored(folder)
+    return select(stored["counts"], common, list(stored["spaces"]))[stored["splits"] == "test"]
 
 
 def look(i: int) -> dict:

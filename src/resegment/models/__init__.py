@@ -7,6 +7,7 @@ Every model maps (B, 3, H, W) float in 0..1 to (B, 1, H, W) logits, for H and W 
 import importlib
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,7 +22,7 @@ def build(name: str, options: dict) -> nn.Module:
     except ModuleNotFoundError:
         file = f"src/resegment/models/{name}.py"
         raise UserError(f"params.yaml: model.name {name!r}: there is no {file}") from None
-    except TypeError as e:
+    except (TypeError, ValueError, RuntimeError) as e:
         raise UserError(f"params.yaml: model.options of {name}: {e}") from None
 
 
@@ -35,7 +36,7 @@ def load(model: nn.Module, file: Path) -> nn.Module:
     """Give the network the weights in `file`. Raises UserError where they are not of its kind."""
     try:
         model.load_state_dict(load_file(file))
-    except (RuntimeError, FileNotFoundError) as e:
+    except (RuntimeError, SafetensorError, FileNotFoundError) as e:
         reason = " ".join(str(e).split())[:200]
         raise UserError(f"{file} holds no weights of this model ({reason}): train again") from None
     return model
