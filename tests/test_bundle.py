@@ -29,6 +29,7 @@ from resegment import (
     paths,
     predict,
     prepare,
+    proof,
     train,
 )
 from resegment.engines import adopt
@@ -279,9 +280,9 @@ def test_the_node_names_packages_that_are_missing_or_old(home, capfd, monkeypatc
 def test_a_gpu_that_torch_cannot_use_is_not_passed_over(monkeypatch):
     monkeypatch.setattr(node.devices, "cards", lambda: ["0"])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match="torch 2.0 cannot use the GPU here"):
-        node.usable({"torch": "2.0"}, "auto")
-    assert node.usable({"torch": "2.0"}, "cpu") == "cpu"
+    with pytest.raises(UserError, match="torch .* cannot use the GPU here"):
+        node.usable("auto")
+    assert node.usable("cpu") == "cpu"
 
 
 def test_two_commands_never_work_in_one_folder(home, capfd):
@@ -336,13 +337,13 @@ def test_a_recipe_that_changed_since_is_refused(home):
 
 def other_source(monkeypatch, tmp_path, name):
     (tmp_path / "edited.py").write_text("# edited\n")
-    known = bundle.source
+    known = proof.source
 
     def source(root, run):
         found = known(root, run)
         return found | ({name: tmp_path / "edited.py"} if name in found else {})
 
-    monkeypatch.setattr(bundle, "source", source)
+    monkeypatch.setattr(proof, "source", source)
 
 
 def test_a_run_of_other_code_is_refused_and_the_file_named(home, monkeypatch, tmp_path):

@@ -95,25 +95,28 @@ def test_a_stage_whose_parameters_change_fails(checkout):
         change(tree)
         (checkout / "params.yaml").write_text(yaml.safe_dump(tree))
 
-    with cli.held(run=run):
+    def read():
+        return cli.resolved(run)
+
+    with cli.held(read(), read, [], ()):
         edit(lambda t: t["budgets"]["lite"].update(inference="stride-5"))  # not this run's budget
-    with pytest.raises(UserError, match=r"params\.yaml.*changed during the stage"):
-        with cli.held(run=run):
+    with pytest.raises(UserError, match=r"params\.yaml \(train.epochs .*changed during the stage"):
+        with cli.held(read(), read, [], ()):
             edit(lambda t: t["budgets"]["smoke"]["train"].update(epochs=1))
 
 
 def test_a_stage_whose_data_change_fails(checkout):
     file = checkout / "manifest.json"
-    file.write_text("1")
-    with pytest.raises(UserError, match="manifest.json"):
-        with cli.held(file):
+    file.write_text("{}")
+    with pytest.raises(UserError, match="manifest.json changed during the stage"):
+        with cli.held({}, dict, [file], ()):
             file.write_text("2")
 
 
 def test_a_plan_out_of_step_is_refused(checkout):
     (checkout / "dvc.yaml").write_text("stages: {}\n")
     with pytest.raises(UserError, match="run `resegment plan`"):
-        with cli.held():
+        with cli.held({}, dict, [], ()):
             pass
 
 

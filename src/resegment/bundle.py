@@ -11,9 +11,9 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from resegment import closure, config, drawn, native, parcel, paths
+from resegment import closure, config, drawn, native, parcel, paths, proof
 from resegment.errors import UserError
-from resegment.files import atomic_folder, fingerprint, md5, read_json, table, write_json
+from resegment.files import atomic_folder, md5, read_json, table, write_json
 
 PACKAGES = {"torch": "torch", "numpy": "numpy", "cv2": "opencv-python",
             "safetensors": "safetensors", "tqdm": "tqdm"}  # fmt: skip
@@ -97,41 +97,15 @@ def prepared(run: dict, params: config.Params) -> Path:
 
 def belongs(manifest: dict, run: dict, params: config.Params) -> None:
     """Raise UserError unless a run's manifest has the checkout's parameters, data and code."""
-    name, prints, wanted = run["run"], manifest["fingerprints"], config.trained_by(run)
     commit = manifest["origin"].get("git_commit")
     again = f"`git checkout {commit[:7]}`, or bundle it anew" if commit else "bundle it anew"
-    if prints["parameters"] != fingerprint(wanted):
-        other = ", ".join(_changes(manifest["parameters"], wanted)) or "they were altered"
-        raise UserError(
-            f"{name}: its parameters are not those of {paths.PARAMS} ({other}): {again}"
-        )
-    folder = prepared(run, params)
-    if prints["data"] != md5(folder / "manifest.json"):
-        raise UserError(f"{name}: it was trained on other pairs than those in {folder}: prepare "
-                        f"them as they were, or bundle it anew")  # fmt: skip
-    code, here = manifest["code"], source("resegment.train", run)
-    if prints["code"] != fingerprint({n: md5(f) for n, f in here.items()}):
-        other = [n for n in sorted(code.keys() | here) if n not in here or n not in code
-                 or code[n] != md5(here[n])]  # fmt: skip
-        raise UserError(f"{name}: its code is not the checkout's "
-                        f"({', '.join(other) or 'altered'} in src/resegment): {again}")  # fmt: skip
-
-
-def source(root: str, run: dict) -> dict[str, Path]:
-    """{path inside the package: file} of a module and the run's network."""
-    return closure.files(root, f"resegment.models.{run['model']['name']}")
-
-
-def _changes(then: dict, now: dict, at: str = "") -> list[str]:
-    """`train.epochs 20, here 2` for every value that is not the same."""
-    out = []
-    for key in sorted(then.keys() | now):
-        a, b = then.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            out += _changes(a, b, f"{at}{key}.")
-        elif a != b:
-            out.append(f"{at}{key} {a}, here {b}")
-    return out
+    other = proof.unlike(manifest, run)
+    for key in ("parameters", "data", "code"):
+        if key == "data":
+            prepared(run, params)
+        if key in other:
+            remedy = "prepare them as they were, or bundle it anew" if key == "data" else again
+            raise UserError(f"{run['run']}: {other[key]}: {remedy}")
 
 
 def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, str | None]]:

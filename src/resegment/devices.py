@@ -18,6 +18,8 @@ from pathlib import Path
 
 from resegment.errors import UserError
 
+NONE = "no GPU is visible here (CUDA_VISIBLE_DEVICES?): use --device cpu"
+
 
 def cards() -> list[str]:
     """Ids of the NVIDIA cards this process may use, without importing torch."""
@@ -29,11 +31,45 @@ def cards() -> list[str]:
 
 def per_card() -> int:
     """How many jobs share a card: RESEGMENT_PER_CARD, else one. Small networks leave room."""
-    return max(1, int(os.environ.get("RESEGMENT_PER_CARD") or 1))
+    given = os.environ.get("RESEGMENT_PER_CARD") or "1"
+    if not given.isdecimal() or not int(given):
+        raise UserError(f"RESEGMENT_PER_CARD is {given!r}: give how many jobs share a card, 1 or "
+                        "more")  # fmt: skip
+    return int(given)
 
 
 def slot_folder() -> Path:
     return Path(os.environ.get("RESEGMENT_SLOTS") or Path(tempfile.gettempdir()) / "resegment-gpu")
+
+
+def opened(file: Path) -> int:
+    """The descriptor of a lock that every user of a machine may hold, in a folder as open as /tmp.
+
+    Another user's lock is as good as one's own, and a link is none. Raises OSError.
+    """
+    with contextlib.suppress(FileExistsError):
+        file.parent.mkdir(parents=True)
+        file.parent.chmod(0o1777)  # all may add locks, nobody removes another's
+    mode = os.O_RDWR | os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        # no O_CREAT yet: in such a folder Linux refuses it for another user's file
+        return os.open(file, mode)
+    with contextlib.suppress(FileExistsError):
+        made = os.open(file, mode | os.O_CREAT | os.O_EXCL, 0o666)
+        os.fchmod(made, 0o666)
+        return made
+    return os.open(file, mode)
+
+
+def slot(card: str, place: int) -> int:
+    """The open lock of a place on a card. Raises UserError where there can be none."""
+    file = slot_folder() / f"{card.strip().replace('/', '-')}-{place}.lock"
+    try:
+        return opened(file)
+    except OSError as e:
+        raise UserError(f"{file} cannot be opened ({e.strerror}): GPU slots are locks that all "
+                        "users of a machine share; remove it, or name another folder for all of "
+                        "them in RESEGMENT_SLOTS") from None  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -41,21 +77,24 @@ def claim(device: str = "auto") -> Iterator[str]:
     """Hold a GPU slot for the duration, or say in one line that the CPU is used.
 
     Yields "cuda" with CUDA_VISIBLE_DEVICES narrowed to the card held, or "cpu". Call before torch
-    is imported. Waits for a place when all are taken; a dead holder's lock is free at once.
+    is imported. Waits for a place when all are taken; a dead holder's lock is free at once. Raises
+    UserError where "cuda" is asked for and no card is visible.
     """
-    ids = cards() if device in ("auto", "cuda") else []
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: give auto, cpu or cuda")
+    ids = cards() if device != "cpu" else []
+    if device == "cuda" and not ids:
+        raise UserError(NONE)
     if not ids:
         tune_allocator()
         if device == "auto":
             print("no GPU here: using the CPU", file=sys.stderr)
         yield "cpu"
         return
-    folder = slot_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     said = False
     while True:
         for place, card in product(range(per_card()), ids):  # an empty card first
-            with open(folder / f"{card}-{place}.lock", "w") as lock:
+            with open(slot(card, place)) as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -69,6 +108,15 @@ def claim(device: str = "auto") -> Iterator[str]:
             print(f"waiting for one of {slots} place(s) on {len(ids)} GPU(s)", file=sys.stderr)
             said = True
         time.sleep(0.5)
+
+
+def usable(device: str) -> None:
+    """Raise UserError where a card is held that torch cannot use: no build for it, no driver."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"torch {torch.__version__} cannot use the GPU here: install a build for "
+                        "its driver, or use --device cpu")  # fmt: skip
 
 
 # What torch, oneDNN, cuBLAS and OpenCV call it; numpy and Python raise MemoryError.

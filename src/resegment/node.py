@@ -45,7 +45,8 @@ def main(words: list[str] | None = None) -> int:
                 STEPS[asked.step](runs[-1], device)
             return 0
         parcel.check(HERE)
-        device = usable(packages(), asked.device)
+        packages()
+        device = usable(asked.device)
         with alone() as lock:
             return work(runs, device, max(1, asked.side_by_side), lock)
     except UserError as e:
@@ -98,19 +99,15 @@ def numbers(version: str) -> list[int]:
     return [int(n) for n in re.match(r"[\d.]*", version)[0].split(".") if n]
 
 
-def usable(found: dict[str, str], device: str) -> str:
+def usable(device: str) -> str:
     """cpu or cuda. A GPU that torch cannot use is an error: a CPU would take days in silence."""
-    import torch
-
     if device == "cpu" or (device == "auto" and not devices.cards()):
         if device == "auto":
             print("no GPU here: using the CPU")
         return "cpu"
     if not devices.cards():
-        raise UserError("no GPU is visible here (CUDA_VISIBLE_DEVICES?): use --device cpu")
-    if not torch.cuda.is_available():
-        raise UserError(f"torch {found['torch']} cannot use the GPU here: install a build for its "
-                        "driver, or use --device cpu")  # fmt: skip
+        raise UserError(devices.NONE)
+    devices.usable("cuda")
     return "cuda"
 
 

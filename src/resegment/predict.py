@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from resegment import models, native, paths
+from resegment import closure, models, native, paths
 from resegment.enhance import enhance
 from resegment.errors import UserError
 from resegment.files import atomic_folder, md5, write_image, write_manifest
@@ -108,5 +108,10 @@ def predict(run: dict, device: str, dataset: str, splits: dict[str, str], out: P
             drawn = probability(draw, image, device, inference)
             write_image(folder / f"{i}.png", drawn, (cv2.IMWRITE_PNG_COMPRESSION, 1))
         weights = md5(paths.run(run["run"]) / "weights.safetensors")
-        write_manifest(folder, run=run["run"], dataset=dataset, geometry=run["geometry"],
-                       weights_md5=weights)  # fmt: skip
+        code = closure.files("resegment.predict", f"resegment.models.{run['model']['name']}")
+        write_manifest(
+            folder, run=run["run"], dataset=dataset, weights_md5=weights,
+            **{k: run[k] for k in ("geometry", "enhance", "inference")},
+            images=md5(paths.native(dataset) / "manifest.json"),
+            code={name: md5(file) for name, file in code.items()},
+        )  # fmt: skip

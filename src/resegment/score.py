@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from resegment import files, metrics, native, paths, structure
+from resegment import closure, files, metrics, native, paths, structure
 from resegment.errors import UserError
 from resegment.geometry import restore, to_network_mask
 from resegment.protocols import Protocol, evaluate, evaluate_masks, mean, select
@@ -86,7 +86,15 @@ def _score(run_id, dataset, geometry, protocols, splits, folder: Path, counts: "
     _write_csv(folder / "pr.csv", ("protocol", "recall", "precision"), pr)
     # what `stats.intervals` needs beside the numbers: what each protocol's name meant here
     described = {name: vars(protocol) for name, protocol in protocols.items()}
-    files.write_manifest(folder, run=run_id, dataset=dataset, protocols=described)
+    # and what `proof` needs: from which maps and labels, of which split, by which code
+    given = {"maps": paths.predictions(run_id), "images": paths.native(dataset)}
+    given = {k: at / "manifest.json" for k, at in given.items()}
+    files.write_manifest(
+        folder, run=run_id, dataset=dataset, protocols=described,
+        **{k: files.md5(file) for k, file in given.items() if file.exists()},
+        splits=files.fingerprint(dict(splits)),
+        code={n: files.md5(f) for n, f in closure.files("resegment.score").items()},
+    )  # fmt: skip
 
 
 class Waiting:

@@ -1,21 +1,24 @@
 """The command line: parse, call one function, and turn a user's mistake into one sentence."""
 
+import contextlib
 import json
 import logging
 import os
 import re
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resegment import config, devices, files, paths
+from resegment import closure, config, devices, files, paths
 from resegment.cli import data
-from resegment.cli.record import held, origin
+from resegment.cli.record import alone, held, inside, origin, pairs, shared
 from resegment.engines import plan as planning
 from resegment.errors import UserError
+from resegment.files import atomic, fingerprint, read_json
 
 app = typer.Typer(
     help="Re-run published segmentation papers and put every printed number beside the measured.",
@@ -86,30 +89,37 @@ def schema():
     typer.echo(json.dumps(tree, indent=1, sort_keys=True))
 
 
+def settings() -> dict:
+    """All of params.yaml."""
+    return config.load().model_dump(mode="json")
+
+
 @app.command()
 def ingest(dataset: str):
     """Bring a dataset's own files into the canonical form."""
-    from resegment import ingest as stage
-    from resegment.datasets import registry
+    if not (closure.PACKAGE / "datasets" / f"{dataset}.py").is_file():
+        raise UserError(f"no reader for dataset {dataset!r} in src/resegment/datasets")
+    inputs = [paths.registry(dataset), *inside(paths.raw(dataset))]
+    roots = ("resegment.ingest", f"resegment.datasets.{dataset}")
+    with alone("ingest", dataset), held(settings(), settings, inputs, roots):
+        from resegment import ingest as stage
 
-    registry.reader(dataset)
-    with held(paths.registry(dataset), roots=("resegment.ingest", f"resegment.datasets.{dataset}")):
         stage.ingest(dataset)
 
 
 @app.command()
 def prepare(name: Annotated[str, typer.Argument(metavar="SPLIT/RECIPE")]):
     """Write the training pairs of a recipe to disk."""
-    from resegment import prepare as stage
-
-    params = config.load()
+    used, params = settings(), config.load()
     runs = {f"{r['split']}/{r['recipe']}": r for r in config.runs(params)}
     if name not in runs:
         raise UserError(f"params.yaml: no active run uses {name!r}; in use: {', '.join(runs)}")
     run = runs[name]
     recipe = params.recipes[run["recipe"]].model_dump(mode="json", exclude={"cache"})
-    source = paths.native(run["dataset"]) / "manifest.json"
-    with held(source, paths.split(run["split"]), roots=("resegment.prepare",)):
+    inputs = [*inside(paths.native(run["dataset"])), paths.split(run["split"])]
+    with alone("prepare", name), held(used, settings, inputs, ("resegment.prepare",)):
+        from resegment import prepare as stage
+
         stage.prepare(run["dataset"], run["split"], run["recipe"], recipe, run["geometry"])
 
 
@@ -122,28 +132,63 @@ def train(run_id: RunId, device: Device = "auto"):
     first = run["initial"] and paths.run(run["initial"]) / "weights.safetensors"
     if first and not first.exists():
         raise UserError(f"{first} is missing: train {run['initial']} first")
-    inputs = [folder / "manifest.json", *([first] if first else [])]
-    with held(*inputs, roots=roots, run=run_id), devices.claim(device) as where:
-        from resegment import checkpoint
-        from resegment.train import fit
+    inputs = [*pairs(folder), *([first, first.with_name("manifest.json")] if first else [])]
+    same = f"{run_id}/{fingerprint(config.trained_by(run))[:8]}"
+    with alone("train", run_id) as here, alone("train", same, shared()) as there:
+        if (here or there) and taken(run_id, there or here):
+            typer.echo(f"{run_id}: trained meanwhile by another process, and taken as it is")
+            return
+        with (
+            devices.claim(device) as where,
+            held(run, lambda: resolved(run_id), inputs, roots),
+        ):
+            from resegment import checkpoint
+            from resegment.train import fit
 
-        fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin(), first)
-    if "DVC_STAGE" not in os.environ:  # else killed before it records this, DVC would train anew:
-        checkpoint.remove(run_id)  # the stage after it, `predict`, removes the checkpoint
+            devices.usable(where)
+            fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin(), first)
+        if "DVC_STAGE" not in os.environ:  # else killed before it records this, DVC would train
+            checkpoint.remove(run_id)  # anew: the stage after it, `predict`, removes the checkpoint
+
+
+def taken(run_id: str, checkout: Path) -> bool:
+    """Whether the run stands trained in a checkout that was waited for, of the parameters, data and
+    code here; then it is copied where that is another clone."""
+    from resegment import proof
+
+    run, at, here = resolved(run_id), checkout / paths.run(run_id), paths.run(run_id)
+    other = at.resolve() != here.resolve()
+    try:
+        for name in proof.TRAINED:
+            (at / name).stat()
+        if proof.unlike(read_json(at / "manifest.json"), run) or any(proof.kept(at, run_id)):
+            return False
+        for name in proof.TRAINED if other else ():
+            with atomic(here / name) as tmp:
+                shutil.copyfile(at / name, tmp)
+        return not any(proof.kept(here, run_id))
+    except proof.NOT_WHOLE:
+        return False  # it failed, or takes its files away: trained here, then
 
 
 @app.command()
 def predict(run_id: RunId, on: On = None, device: Device = "auto"):
     """Draw the probability maps of one run."""
-    run = resolved(run_id)
-    weights = paths.run(run_id) / "weights.safetensors"
+    run, where_from = resolved(run_id), paths.run(run_id)
+    dataset = on or run["dataset"]
+    inputs = [where_from / "weights.safetensors", where_from / "manifest.json",
+              paths.split(dataset if on else run["split"]),
+              *inside(paths.native(dataset))]  # fmt: skip
+    roots = ("resegment.predict", "resegment.drawn", f"resegment.models.{run['model']['name']}")
     with (
-        held(weights, roots=("resegment.predict", "resegment.drawn"), run=run_id),
+        alone("predict", paths.cross(run_id, on) if on else run_id),
         devices.claim(device) as where,
+        held(run, lambda: resolved(run_id), inputs, roots),
     ):
         from resegment import checkpoint, drawn
         from resegment import predict as stage
 
+        devices.usable(where)
         maps, dataset, splits = drawn.of(run, on).values()
         stage.predict(run, where, dataset, splits, paths.predictions(maps))
     checkpoint.remove(run_id)
@@ -212,46 +257,89 @@ def score(run_id: RunId, on: On = None):
 
     On another dataset the thresholds are those chosen on the run's own training images.
     """
-    from resegment import drawn
-    from resegment import score as stage
-    from resegment.protocols import Protocol
 
-    run, params = resolved(run_id), config.load()
-    protocols = {n: Protocol(**p.model_dump()) for n, p in params.protocols.items()}
-    maps, dataset, splits = drawn.of(run, on).values()
-    files = [paths.predictions(maps) / "manifest.json"]
-    if maps != run_id:
-        files.append(paths.scores(run_id) / "metrics.json")
-        protocols = stage.frozen(protocols, run_id)
-    with held(*files, roots=("resegment.score", "resegment.drawn"), run=run_id):
+    def used() -> dict:
+        return resolved(run_id) | {"protocols": settings()["protocols"]}
+
+    run, own = used(), paths.scores(run_id)
+    dataset, maps = on or run["dataset"], paths.cross(run_id, on) if on else run_id
+    inputs = [paths.split(dataset if on else run["split"]), *inside(paths.native(dataset)),
+              *inside(paths.predictions(maps)),
+              *([own / "metrics.json", own / "manifest.json"] if on else [])]  # fmt: skip
+    with (
+        alone("score", maps),
+        held(run, used, inputs, ("resegment.score", "resegment.drawn")),
+    ):
+        from resegment import drawn
+        from resegment import score as stage
+        from resegment.protocols import Protocol
+
+        protocols = {n: Protocol(**p) for n, p in run["protocols"].items()}
+        maps, dataset, splits = drawn.of(run, on).values()
+        if maps != run_id:
+            protocols = stage.frozen(protocols, run_id)
         stage.score(maps, dataset, run["geometry"], protocols, splits)
+
+
+@contextlib.contextmanager
+def gathering(verb: str, campaign: str) -> Iterator[list[dict]]:
+    """The runs of a campaign for `ledger`, `figures` or `report`: only if each can be proven."""
+    used, runs = settings(), campaign_runs(campaign)
+    read = {paths.PUBLISHED: None, paths.SPLITS: None}
+    for run in runs:
+        read |= dict.fromkeys(
+            [
+                paths.run(run["run"]) / "history.csv",
+                paths.run(run["run"]) / "manifest.json",
+                paths.scores(run["run"]),
+                paths.native(run["dataset"]),
+                *(paths.scores(paths.cross(run["run"], d)) for d in run["cross"]),
+            ]
+        )
+    here = paths.reports(campaign)
+    read |= {
+        "ledger": {},
+        "figures": dict.fromkeys([*here.glob("*.csv"), *(paths.predictions(r["run"]) for r in runs),
+                                  closure.PACKAGE / "style.mplstyle"]),
+        "report": dict.fromkeys([*here.glob("*.csv"), here / "figures", here / "pictures",
+                                 closure.PACKAGE / "templates"]),
+    }[verb]  # fmt: skip
+    inputs = [f for at in read for f in (inside(at) if at.is_dir() else [at])]
+    roots = (f"resegment.{verb}", "resegment.proof")
+    with alone(verb, campaign):
+        from resegment import proof
+
+        proof.demand(runs, config.load())  # a sentence for each link, before `held` says less
+        with held(used, settings, inputs, roots):
+            proof.demand(runs, config.load())
+            yield runs
 
 
 @app.command()
 def ledger(campaign: Campaign):
     """Gather a campaign's scores, and put the published numbers beside them."""
-    from resegment import ledger as stage
+    with gathering("ledger", campaign) as runs:
+        from resegment import ledger as stage
 
-    with held(roots=("resegment.ledger",)):
-        stage.build(campaign, campaign_runs(campaign))
+        stage.build(campaign, runs)
 
 
 @app.command()
 def figures(campaign: Campaign):
     """Draw a campaign's curves and pictures."""
-    from resegment import figures as stage
+    with gathering("figures", campaign) as runs:
+        from resegment import figures as stage
 
-    with held(roots=("resegment.figures",)):
-        stage.build(campaign, with_splits(campaign_runs(campaign)))
+        stage.build(campaign, with_splits(runs))
 
 
 @app.command()
 def report(campaign: Campaign):
     """Write a campaign's report.html."""
-    from resegment import report as stage
+    with gathering("report", campaign) as runs:
+        from resegment import report as stage
 
-    with held(roots=("resegment.report",)):
-        stage.build(campaign, with_splits(campaign_runs(campaign)))
+        stage.build(campaign, with_splits(runs))
 
 
 @app.command()

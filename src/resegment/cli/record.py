@@ -1,36 +1,145 @@
 """What a verb records must be true: nothing may change while it runs, and code has a commit."""
 
+import configparser
 import contextlib
+import csv
+import fcntl
+import importlib
+import os
 import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from resegment import closure, config, paths
+from resegment import closure, config, devices, paths
 from resegment.engines import plan as planning
 from resegment.errors import UserError
-from resegment.files import fingerprint, md5
+from resegment.files import fingerprint, md5, read_json
+
+MANIFEST = "manifest.json"
 
 
 @contextlib.contextmanager
-def held(*files: Path, roots: tuple[str, ...] = (), run: str | None = None):
-    """Fail a stage whose parameters, code or data changed while it ran: nothing false is recorded.
+def alone(verb: str, target: str, folder: Path | None = None) -> Iterator[Path | None]:
+    """Hold what a verb makes: another process that makes it, too, is waited for.
 
-    DVC would record what params.yaml says at the end, whatever the stage was started with.
+    Yields the checkout of that one, or None. The lock stands outside every output, in `folder` or
+    in this checkout; death frees it.
     """
+    file = (folder or paths.CHECKPOINTS / ".locks") / f"{verb}@{target.replace('/', ':')}"
+    with open(devices.opened(file), "r+") as lock:
+        other = None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"`resegment {verb} {target}` is at work already: waiting for it",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            other = Path(lock.read() or ".")
+            lock.seek(0)
+        lock.truncate(0)
+        lock.write(os.getcwd())
+        lock.flush()
+        yield other
 
-    def now() -> dict[str, str]:
-        params = config.load()
-        seen = {str(f): md5(f) for f in [*files, *closure.files(*roots).values()] if f.exists()}
-        resolved = config.find(params, run) if run else params.model_dump(mode="json")
-        return seen | {f"{paths.PARAMS}{f' ({run})' if run else ''}": fingerprint(resolved)}
 
+def shared() -> Path:
+    """A folder for locks that hold for every clone with the same DVC cache."""
+    settings = configparser.ConfigParser(interpolation=None, strict=False)
+    settings.read([".dvc/config", ".dvc/config.local"])
+    return Path(".dvc") / settings.get("cache", "dir", fallback="cache") / "locks"
+
+
+@contextlib.contextmanager
+def held(
+    used: object, read: Callable[[], object], inputs: Iterable[Path], roots: tuple[str, ...]
+) -> Iterator[None]:
+    """Fail a stage whose parameters, code or data are other ones than those it began with.
+
+    DVC would record what params.yaml and the files are at the end, whatever the stage read.
+    used: the parameters that the verb goes by; read: asks for them again; inputs: every file that
+    it reads; roots: the modules that do its work, which the verb must not import before.
+
+    Parameters and code that are edited and put back do no harm: the ones were read once, the others
+    are loaded here, at once. Data may have been read meanwhile, so a file that was only written
+    anew fails the stage, too, but for manifests, whose times Snakemake moves. A file that its
+    folder's manifest names must be that file, or nothing begins.
+    """
     planning.check(config.load())
+    inputs = list(dict.fromkeys(inputs))
+    vouched, manifests = _vouched(inputs), [f for f in inputs if f.name == MANIFEST]
+    code = closure.files(*roots).values()
+
+    def now() -> dict[str, object]:
+        data = {f: (s.st_size, s.st_mtime_ns, s.st_ino)
+                for f, s in ((f, f.stat()) for f in inputs if f.is_file())}  # fmt: skip
+        data |= {f: md5(f) for f in (*manifests, *code) if f.is_file()}
+        return {str(f): seen for f, seen in data.items()}
+
+    def changed() -> list[str]:
+        seen = now()
+        return _params(used, read()) + [f for f in before | seen if before.get(f) != seen.get(f)]
+
     before = now()
-    yield
-    after = now()
-    changed = sorted(k for k in before | after if before.get(k) != after.get(k))
-    if changed:
-        raise UserError(f"{', '.join(changed)} changed during the stage; nothing is recorded: run "
-                        "it again")  # fmt: skip
+    lies = [f for f, digest in vouched.items() if not f.is_file() or md5(f) != digest]
+    if lies:
+        made = planning.stages(config.load()).items()
+        makers = dict.fromkeys(
+            stage for stage, files in made for f in lies
+            if {str(f), str(f.parent / MANIFEST)} & {*files["outputs"]}
+        )  # fmt: skip
+        raise UserError(f"{', '.join(map(str, lies[:4]))}{' ...' * (len(lies) > 4)}: not what the "
+                        "manifest beside it names: make it again with `dvc repro -f --single-item "
+                        f"{' '.join(makers)}`")  # fmt: skip
+    for module in closure.modules(*roots):
+        importlib.import_module(module)
+    other = changed()
+    if not other:
+        yield
+        other = changed()
+    if other:
+        raise UserError(f"{', '.join(sorted(other))} changed during the stage; nothing is "
+                        "recorded: run it again")  # fmt: skip
+
+
+def inside(*folders: Path) -> list[Path]:
+    """Every file of some folders."""
+    return [f for folder in folders for f in sorted(folder.rglob("*")) if f.is_file()]
+
+
+def pairs(folder: Path) -> list[Path]:
+    """What a training reads of prepared pairs: the untouched ones."""
+    table = folder / "manifest.csv"
+    if not table.is_file():
+        raise UserError(f"{table} is missing: `resegment prepare {folder.parent.name}/"
+                        f"{folder.name}`, with a campaign active that has it")  # fmt: skip
+    with open(table, newline="") as f:
+        rows = [row for row in csv.DictReader(f) if row["operation"] == "none"]
+    names = [row[k] for row in rows for k in ("image", "label", "fov") if row.get(k)]
+    return [folder / name for name in (MANIFEST, table.name, *names)]
+
+
+def _vouched(inputs: list[Path]) -> dict[Path, str]:
+    """{file: MD5} of those inputs that the manifest beside them names."""
+    known: dict[Path, dict] = {}
+    for f in inputs:
+        if f.parent not in known:
+            file = f.parent / MANIFEST
+            made = read_json(file) if file.is_file() else {}
+            of_run = {"weights.safetensors": "weights_md5", "history.csv": "history_md5"}
+            known[f.parent] = made.get("files", {}) | {
+                name: made[key] for name, key in of_run.items() if key in made
+            }
+    return {f: known[f.parent][f.name] for f in inputs if f.name in known[f.parent]}
+
+
+def _params(used: object, now: object) -> list[str]:
+    """The keys of params.yaml that are not what the verb goes by."""
+    if fingerprint(used) == fingerprint(now):
+        return []
+    from resegment.proof import changes
+
+    return [f"{paths.PARAMS} ({', '.join(changes(used, now)) or 'order'})"]
 
 
 def origin() -> dict:

@@ -7,17 +7,16 @@ give those maps, `resegment trace RUN METRIC --rerun` says afterwards.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from resegment import bundle, config, parcel, paths
+from resegment import bundle, config, parcel, paths, proof
 from resegment.engines import leftovers, plan
 from resegment.errors import UserError
 from resegment.files import atomic, atomic_folder, md5, read_json
 
-WEIGHTS, HISTORY, MANIFEST = TRAINED = ("weights.safetensors", "history.csv", "manifest.json")
+WEIGHTS, HISTORY, MANIFEST = TRAINED = proof.TRAINED
 LOCK = Path("dvc.lock")
 
 
@@ -128,8 +127,8 @@ def prove(folder: Path, entry: dict, params: config.Params, stale: set[str], new
         bundle.belongs(manifest, run, params)
         _initial(manifest["fingerprints"], run, new)
         for drawn in _wanted(entry, run):
-            _maps(folder, drawn, entry["run"], run, manifest["weights_md5"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            _maps(folder, drawn, run, manifest["weights_md5"])
+    except proof.NOT_WHOLE as e:
         raise UserError(f"{name}: {folder / paths.run(name)} is not whole ({type(e).__name__}: {e})"
                         ": copy it from the node again") from None  # fmt: skip
     if behind := sorted(stale & _upstream(entry, run, params, new)):
@@ -140,18 +139,11 @@ def prove(folder: Path, entry: dict, params: config.Params, stale: set[str], new
 def _weights(folder: Path, name: str) -> dict:
     """The manifest of a run, which must be that of the weights and the history beside it."""
     at = folder / paths.run(name)
-    manifest = read_json(at / MANIFEST)
-    for file, key in ((WEIGHTS, "weights_md5"), (HISTORY, "history_md5")):
-        if md5(at / file) != manifest[key]:
-            raise UserError(f"{name}: {at / file} is not the file of its manifest: copy it from "
-                            "the node again")  # fmt: skip
-    with open(at / WEIGHTS, "rb") as f:
-        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-    made = json.loads(header["__metadata__"]["resegment"])
-    if (made["run"], made["fingerprints"]) != (name, manifest["fingerprints"]):
-        raise UserError(f"{name}: {at / MANIFEST} is not that of its weights: copy both from the "
-                        "node again")  # fmt: skip
-    return manifest
+    for file in TRAINED:
+        (at / file).stat()  # whole, or an OSError
+    for said in proof.kept(at, name):
+        raise UserError(f"{name}: {said}: copy it from the node again")
+    return read_json(at / MANIFEST)
 
 
 def _initial(prints: dict, run: dict, new: dict[str, str]) -> None:
@@ -172,41 +164,19 @@ def _wanted(entry: dict, run: dict) -> list[dict]:
     return [m for m in entry["maps"] if m["id"] == run["run"] or m["dataset"] in run["cross"]]
 
 
-def _maps(folder: Path, drawn: dict, then: dict, run: dict, weights: str) -> None:
-    at = folder / paths.predictions(drawn["id"])
-    manifest, name = read_json(at / MANIFEST), run["run"]
-    again = "bundle it anew, or predict it here"
-    for key in ("split", "geometry", "enhance", "inference"):
-        if then[key] != run[key]:
-            raise UserError(f"{name}: its maps were drawn with {key} {then[key]}, {paths.PARAMS} "
-                            f"has {run[key]}: {again}")  # fmt: skip
-    if [manifest[k] for k in ("run", "dataset", "geometry")] != [
-        name, drawn["dataset"], run["geometry"]]:  # fmt: skip
-        raise UserError(f"{name}: {at} has maps of {manifest['run']} on {manifest['dataset']} "
-                        "in another geometry or of another run: copy it from the node again"
-                        )  # fmt: skip
-    if manifest["weights_md5"] != weights:
-        raise UserError(f"{name}: the maps in {at} were drawn from other weights: on the node, "
-                        f"remove {paths.run(name)} and `python run.py {name}`")  # fmt: skip
+def _maps(folder: Path, drawn: dict, run: dict, weights: str) -> None:
+    at, name = folder / paths.predictions(drawn["id"]), run["run"]
+    again = "copy it from the node again, or bundle it anew"
     if drawn not in bundle.maps(run):
         raise UserError(f"{name}: its maps are of other images than {drawn['dataset']} has in this "
-                        f"split here: {again}")  # fmt: skip
+                        f"split here: bundle it anew, or predict it here")  # fmt: skip
+    files = read_json(at / MANIFEST)["files"]
     here = {p.name: md5(p) for p in at.iterdir() if p.name != MANIFEST}
-    files = manifest["files"]
-    if here != files or set(files) != {f"{i}.png" for i in drawn["splits"]}:
-        other = sorted(n for n in here.keys() | files if here.get(n) != files.get(n))
-        raise UserError(f"{name}: maps in {at} are missing or altered "
-                        f"({', '.join(other[:4]) or 'by its manifest'}): copy it from the node "
-                        "again")  # fmt: skip
-    carried = parcel.sums(folder)
-    images = paths.native(drawn["dataset"]) / MANIFEST
-    if carried.get(str(images)) != md5(images):
-        raise UserError(f"{name}: its maps are of other images than those in {images.parent}: "
+    if other := sorted(n for n in here.keys() | files if here.get(n) != files.get(n)):
+        raise UserError(f"{name}: maps in {at} are missing or altered ({', '.join(other[:4])}): "
                         f"{again}")  # fmt: skip
-    code = bundle.source("resegment.predict", run)
-    if other := [n for n, f in code.items() if carried.get(f"src/resegment/{n}") != md5(f)]:
-        raise UserError(f"{name}: its maps were drawn by other code ({', '.join(other)} in "
-                        f"src/resegment): {again}")  # fmt: skip
+    for said in proof.maps(at, run, drawn, weights):
+        raise UserError(f"{name}: {said}: {again}")
 
 
 def compare(folder: Path, entry: dict, params: config.Params, replace: bool) -> str:

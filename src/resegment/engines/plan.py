@@ -147,7 +147,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "cmd": f"resegment ledger {name}",
             "deps": [*scores, *crossed, *(f"{f}/history.csv" for f in folders), *manifests,
                      *published,
-                     *code("ledger")],
+                     *code("ledger", "proof")],
             "params": described,
             "outs": [{t: {"cache": False}} for t in tables],
         }  # fmt: skip
@@ -155,7 +155,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "cmd": f"resegment figures {name}",
             "deps": [*tables, *manifests, *scores, *(f"{f}/predictions" for f in folders), *sets,
                      *splits,
-                     "src/resegment/style.mplstyle", *code("figures")],
+                     "src/resegment/style.mplstyle", *code("figures", "proof")],
             "params": described[:1],
             "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
         }  # fmt: skip
@@ -163,7 +163,8 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "cmd": f"resegment report {name}",
             "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *published,
                      *sets, *splits,
-                     *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES), *code("report")],
+                     *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES),
+                     *code("report", "proof")],
             "params": described,
             "outs": [f"{here}/report.html"],
         }  # fmt: skip

@@ -15,12 +15,19 @@ from resegment.errors import UserError
 from resegment.files import AGAIN, fingerprint, md5, read_json
 
 
-def folder_md5(folder: Path) -> str:
+def files_md5(folder: Path) -> dict[str, str]:
+    """{name: MD5} of every file in a folder."""
+    return {p.relative_to(folder).as_posix(): md5(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def named(files: dict[str, str]) -> str:
     """The name DVC gives a folder: the MD5 of the sorted list of its files' names and MD5s."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    entries = [{"md5": md5(p), "relpath": p.relative_to(folder).as_posix()} for p in files]
-    entries.sort(key=lambda e: e["relpath"])
+    entries = [{"md5": digest, "relpath": name} for name, digest in sorted(files.items())]
     return md5_of(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def folder_md5(folder: Path) -> str:
+    return named(files_md5(folder))
 
 
 def trace(

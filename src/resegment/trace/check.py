@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from resegment import files, paths
+from resegment import config, files, paths, proof
 from resegment.datasets import sums
+from resegment.errors import UserError
 from resegment.trace import asked, tables, value
 from resegment.trace.upstream import behind, described, read, recorded, verify
 
@@ -33,9 +34,31 @@ def check(target: str, metric: str, protocol: str) -> dict:
         wrong += tables.disagreement(target, row) if line else []
     lock = recorded()
     stages = {name: s for file in folders for name, s in behind(file, lock).items()}
-    wrong = verify(stages, read(str(paths.PARAMS))) + wrong
+    wrong = verify(stages, read(str(paths.PARAMS))) + broken(stages) + wrong
+    wrong += [said for said in _tables(stages) if said not in wrong]
     return {"target": target, "values": values, "line": row, "stages": stages, "altered": wrong,
             "absent": absent(stages)}  # fmt: skip
+
+
+def broken(stages: dict[str, dict]) -> list[str]:
+    """Where the chain of fingerprints of the runs among `stages` does not hold: what a manifest
+    says of parameters, code, data and weights, whatever dvc.lock was made to say."""
+    trained = [name.partition("@")[2] for name in stages if name.startswith("train")]
+    out: list[str] = []
+    for run in trained:
+        try:
+            params = config.load()
+            out += [f"{run}: {said}" for _, said in proof.doubts(config.find(params, run), params)]
+        except UserError as e:
+            out.append(f"{run}: {e}")
+    return out
+
+
+def _tables(stages: dict[str, dict]) -> list[str]:
+    """Lines of the tables that `stages` made with a number that metrics.json does not give."""
+    made = [Path(out["path"]) for stage in stages.values() for out in stage.get("outs", [])]
+    return [said for table in made if table.name in tables.COMPUTED and table.is_file()
+            for said in tables.disagreements(table)]  # fmt: skip
 
 
 def _of_row(campaign: str, row: str, metric: str) -> list[str]:

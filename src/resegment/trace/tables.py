@@ -4,6 +4,8 @@ import csv
 import math
 import re
 import statistics
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from resegment import config, paths, published
@@ -117,11 +119,24 @@ def text(found: dict) -> str:
     return "\n\n".join(out)
 
 
-def disagreement(target: str, row: dict[str, str]) -> list[str]:
+COMPUTED = ("scores.csv", "cross.csv", "ledger.csv")
+
+
+def disagreements(table: Path) -> list[str]:
+    """`disagreement` of every line of a table."""
+    with open(table, newline="") as f:
+        lines, known = list(enumerate(csv.DictReader(f), 2)), cache(read_json)
+    return [said for n, row in lines for said in disagreement(f"{table}:{n}", row, known)]
+
+
+def disagreement(
+    target: str, row: dict[str, str], known: Callable[[Path], dict] = read_json
+) -> list[str]:
     """Where a line of scores.csv, cross.csv or ledger.csv is not what metrics.json gives.
 
     `value` is computed anew from the run's file, `mean` and `sd` from those of all seeds, where
-    they are here. Other tables give no line: their MD5 alone is judged, by `verify`.
+    they are here. Other tables give no line: their MD5 alone is judged, by `verify`. known: what
+    reads a file, once for many lines.
     """
     name = Path(split(target)[0]).name
     if absent := [k for k in NEEDED.get(name, ()) if k not in row]:
@@ -137,7 +152,10 @@ def disagreement(target: str, row: dict[str, str]) -> list[str]:
         return []
     if not all(f.is_file() for f in files):
         return []
-    values = [_value(f, row) for f in files]
+    try:
+        values = [_value(known(f), row) for f in files]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        return [f"{target}: what {files[0].parent} has gives no number ({type(e).__name__}: {e})"]
     if name == "ledger.csv":
         sd = statistics.stdev(values) if len(values) > 1 else math.nan
         values = [statistics.fmean(values), sd]
@@ -147,9 +165,8 @@ def disagreement(target: str, row: dict[str, str]) -> list[str]:
             for k, v in now.items() if v != row[k]]  # fmt: skip
 
 
-def _value(file: Path, row: dict[str, str]) -> float:
+def _value(known: dict, row: dict[str, str]) -> float:
     """The number of a line in one run's file; the manifest's where the network alone decides it."""
-    known = read_json(file)
     if not row["protocol"]:
         return known["model"]["total"] / 1e6
     known = known["observer2"] if row.get("seed") == "observer2" else known

@@ -10,7 +10,7 @@ from resegment import paths
 from resegment.datasets import sums
 from resegment.errors import UserError
 from resegment.files import md5, parse_yaml, read_json, sha256
-from resegment.trace import folder_md5
+from resegment.trace import files_md5, named
 
 
 def shown(name: str, at: str | None = None) -> str:
@@ -135,20 +135,32 @@ def verify(stages: dict[str, dict], values: dict) -> list[str]:
 
 
 def altered(path: Path, digest: str) -> list[str]:
-    """Lines that name what in a file or folder differs from its MD5 in dvc.lock."""
-    if not path.exists() or (folder_md5(path) if path.is_dir() else md5(path)) == digest:
+    """Lines that name what in a file or folder differs from its MD5 in dvc.lock, or from the MD5s
+    in the folder's own manifest, which `dvc commit -f` does not change."""
+    if not path.exists():
         return []
-    if path.is_dir() and (path / "manifest.json").is_file():
-        known = read_json(path / "manifest.json")["files"]
-        here = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-        lines = [f"{path / n}: is missing" for n in sorted(set(known) - here)]
+    lines, whole = [], files_md5(path) if path.is_dir() else {}
+    if "manifest.json" in whole:
+        known, here = _files(path / "manifest.json"), whole.copy()
+        if known is None:
+            return [f"{path / 'manifest.json'}: is not whole"]
+        del here["manifest.json"]
+        lines = [f"{path / n}: is missing" for n in sorted(known.keys() - here)]
         lines += [f"{path / n}: is not in the folder's manifest"
-                  for n in sorted(here - set(known) - {"manifest.json"})]  # fmt: skip
+                  for n in sorted(here.keys() - known)]  # fmt: skip
         lines += [f"{path / n}: is not the file that the folder's manifest names"
-                  for n in sorted(here & set(known)) if md5(path / n) != known[n]]  # fmt: skip
-        if lines:
-            return lines
-    return [f"{path}: is not the content that dvc.lock records"]
+                  for n in sorted(here.keys() & known) if here[n] != known[n]]  # fmt: skip
+    if not lines and (named(whole) if path.is_dir() else md5(path)) != digest:
+        lines = [f"{path}: is not the content that dvc.lock records"]
+    return lines
+
+
+def _files(manifest: Path) -> dict[str, str] | None:
+    """{name: MD5} of a folder's manifest; None where it is none."""
+    try:
+        return dict(read_json(manifest)["files"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def at_key(tree: dict, key: str):
