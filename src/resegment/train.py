@@ -242,7 +242,7 @@ def fit(
         table = csv.DictWriter(f, HISTORY, lineterminator="\n")
         table.writeheader()
         table.writerows(history)
-    write_json(out / "manifest.json", {
+    record = {
         "run": run["run"], "campaign": run["campaign"], "experiment": run["experiment"],
         "seed": run["seed"], "budget": run["budget"], "dataset": run["dataset"],
         "parameters": trained_by, "fingerprints": prints, "code": code,
@@ -262,7 +262,8 @@ def fit(
                  "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "resumed_after_epoch": resumed, "origin": origin,
-    })  # fmt: skip
+    }  # fmt: skip
+    write_json(out / "manifest.json", record | {"seal": fingerprint(record)})
 
 
 def step(
