@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from pipeline import sealed
 
 from resegment import (
     bundle,
@@ -63,7 +64,7 @@ def change(folder: Path, edit) -> None:
     tree = yaml.safe_load(file.read_text())
     edit(tree)
     file.write_text(yaml.safe_dump(tree, sort_keys=False) if file.suffix == ".yaml"
-                    else json.dumps(tree))  # fmt: skip
+                    else json.dumps(sealed(tree)))  # fmt: skip
 
 
 @pytest.fixture(scope="module")

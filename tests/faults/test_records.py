@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline import RGA, UNET, Work, copied
+from pipeline import RGA, UNET, Work, copied, sealed
 from test_bundle import FOLDER, at, home, origin, prove, refused  # noqa: F401
 from typer.testing import CliRunner
 
@@ -63,7 +63,7 @@ def change(file: Path, edit) -> None:
         return
     tree = json.loads(file.read_text())
     edit(tree)
-    files.write_json(file, tree)
+    files.write_json(file, sealed(tree))
 
 
 def plain(finished: Path, path: Path) -> Path:
