@@ -149,6 +149,27 @@ def test_a_killed_snakemake_is_no_lock(w):
     assert w.stale() == set() and not kills.left_by_engines(w)
 
 
+@pytest.mark.slow
+@pytest.mark.fault(
+    "Killed",
+    "the process that snakemake started for a job is terminated, and nothing else",
+    "DVC and the verb end with it, so that DVC records nothing while Snakemake removes the files "
+    "of the failed job; the next snakemake makes them",
+)
+def test_nothing_outlives_a_job_of_snakemake(w):
+    _, words, outs = kills.STAGES["figures"]
+    kills.gone(w, *outs)
+    kills.forgotten(w, "figures-sample-tiny")
+    p = kills.start(w, "snakemake --cores 2")
+    kills.until(lambda: ["start", f"figures {words}"] in [x[:2] for x in w.log()])
+    (job,) = psutil.Process(p.pid).children()
+    job.terminate()
+    assert p.wait(120)
+    assert not kills.living(w)
+    assert kills.typed(w, "snakemake --cores 2").returncode == 0
+    assert w.stale() == set()
+
+
 # DVC's rwlock
 
 READERS = '{{"read": {{"a": [{{"pid": {pid}, "cmd": "dvc repro"}}]}}}}'
