@@ -79,7 +79,8 @@ def checkout(tmp_path, monkeypatch, root):
 
 def test_a_published_row_is_followed_into_campaigns_that_are_not_active(checkout, root):
     (checkout / "data/published").symlink_to(root / "data/published")
-    lock = {"stages": {f"score@drive-lite/rga-drive/s{s}": {} for s in range(3)}}
+    stage = {"cmd": "resegment score", "deps": [], "outs": []}
+    lock = {"stages": {f"score@drive-lite/rga-drive/s{s}": stage for s in range(3)}}
     (checkout / "dvc.lock").write_text(yaml.safe_dump(lock))
     r = resegment("trace", "rga-3-11", "f1", cwd=checkout)
     assert r.returncode == 1 and "runs/drive-lite/rga-drive/s0/scores/metrics.json" in r.stderr

@@ -5,7 +5,6 @@ read, and one command. The MD5 of the prepared manifest and of every source file
 own manifests, by which `resegment adopt` knows that results belong to a checkout.
 """
 
-import csv
 import importlib
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from resegment import closure, config, drawn, native, parcel, paths
 from resegment.errors import UserError
-from resegment.files import atomic_folder, fingerprint, md5, read_json, write_json
+from resegment.files import atomic_folder, fingerprint, md5, read_json, table, write_json
 
 PACKAGES = {"torch": "torch", "numpy": "numpy", "cv2": "opencv-python",
             "safetensors": "safetensors", "tqdm": "tqdm"}  # fmt: skip
@@ -88,7 +87,7 @@ def prepared(run: dict, params: config.Params) -> Path:
     folder, key = paths.prepared(run["split"], run["recipe"]), f"{run['split']}/{run['recipe']}"
     recipe = params.recipes[run["recipe"]]
     file, wanted = folder / "manifest.json", recipe.model_dump(mode="json", exclude={"cache"})
-    if not file.is_file() or read_json(file)["recipe"] != wanted:
+    if not file.is_file() or read_json(file).get("recipe") != wanted:
         stage = f"prepare{'' if recipe.cache else '-large'}@{key}"
         raise UserError(f"{run['run']}: {folder} is "
                         f"{'of another recipe' if file.is_file() else 'missing'}: `dvc repro "
@@ -147,8 +146,8 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
     for run in runs:
         # training makes the other variants from the untouched pairs
         folder = prepared(run, params)
-        with open(folder / "manifest.csv", newline="") as f:
-            rows = [row for row in csv.DictReader(f) if row["operation"] == "none"]
+        rows = table(folder / "manifest.csv", "operation", "image", "label")
+        rows = [row for row in rows if row["operation"] == "none"]
         pairs = [row[k] for row in rows for k in ("image", "label", "fov") if row.get(k)]
         out |= _of_manifest(folder, pairs)
         for shown in maps(run):
@@ -161,8 +160,12 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
 
 
 def _of_manifest(folder: Path, names: list[str]) -> dict[str, tuple[Path, str | None]]:
-    known = read_json(folder / "manifest.json")["files"]
-    out = {str(folder / n): (folder / n, known.get(n)) for n in ("manifest.csv", *names)}
+    known = read_json(folder / "manifest.json").get("files")
+    if not isinstance(known, dict) or (lost := {"manifest.csv", *names} - known.keys()):
+        raise UserError(f"{folder / 'manifest.json'} does not name "
+                        f"{min(lost) if isinstance(known, dict) else 'its files'}: `dvc status` "
+                        "tells which stage makes it again")  # fmt: skip
+    out = {str(folder / n): (folder / n, known[n]) for n in ("manifest.csv", *names)}
     return out | {str(folder / "manifest.json"): (folder / "manifest.json", None)}
 
 

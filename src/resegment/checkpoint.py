@@ -5,6 +5,7 @@ Each file ends in the SHA-256 of what precedes it, for torch.load notices no fli
 """
 
 import hashlib
+import io
 import mmap
 import os
 import pickle
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from resegment import paths
-from resegment.files import atomic, fingerprint, sha256
+from resegment.files import atomic, fingerprint
 
 DIGEST = 32  # bytes of a SHA-256
 
@@ -30,11 +31,12 @@ def older(file: Path) -> Path:
 
 def save(file: Path, state: dict) -> None:
     """state: tensors and plain values; `prints` and `code` say what it belongs to."""
+    made = io.BytesIO()
+    torch.save(state, made)  # into a file it says "unexpected pos" where the disk is full
     with atomic(file) as tmp:
-        torch.save(state, tmp)
-        digest = bytes.fromhex(sha256(tmp))
-        with open(tmp, "ab") as f:
-            f.write(digest)
+        with open(tmp, "wb") as f:
+            f.write(made.getbuffer())
+            f.write(hashlib.sha256(made.getbuffer()).digest())
         if file.exists():
             os.replace(file, older(file))
 

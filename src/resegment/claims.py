@@ -11,10 +11,10 @@ or several), by which metric under the paper's protocol, and how large it was pr
 `verdicts` holds the rules. Only runs on the experiments' own datasets count.
 """
 
-import csv
 import math
 
-from resegment import paths, published, stats, verdicts
+from resegment import files, paths, published, stats, verdicts
+from resegment.errors import UserError
 
 HEADER = ("claim", "paper", "statement", "dataset", "metric", "protocol", "a", "b", "published",
           "effect", "low", "high", "seeds_low", "seeds_high", "p", "p_holm", "n_seeds", "n_images",
@@ -53,11 +53,14 @@ def value(run: dict, metric: str, measured: dict) -> float:
     """One run's value of a claim's metric: a score, a parameter count, or val_loss_rise, the mean
     validation loss of the last tenth of the epochs over the lowest, minus one."""
     if metric == "val_loss_rise":
-        with open(paths.run(run["run"]) / "history.csv", newline="") as f:
-            losses = [float(row["val_loss"] or "nan") for row in csv.DictReader(f)]
+        file = paths.run(run["run"]) / "history.csv"
+        try:
+            losses = [float(row["val_loss"] or "nan") for row in files.table(file, "val_loss")]
+        except ValueError as e:
+            raise UserError(f"{file}: {e}: {files.AGAIN}") from None
         losses = [x for x in losses if not math.isnan(x)]
         last = losses[-max(1, len(losses) // 10) :]
-        return sum(last) / len(last) / min(losses) - 1 if losses else math.nan
+        return sum(last) / len(last) / min(losses) - 1 if losses and min(losses) else math.nan
     found = measured[run["run"]]
     if metric == "params_m":
         return found["model"].get("trainable", math.nan) / 1e6

@@ -4,27 +4,43 @@
 plain dictionaries, which is all that training, prediction and scoring ever see.
 """
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from resegment import paths
+from resegment import dialects, paths
 from resegment.errors import UserError
-from resegment.files import Loader
 
 Positive = Annotated[int, Field(gt=0)]
+Pixels = Annotated[int, Field(gt=0, le=16384)]
+Count = Annotated[int, Field(ge=0, le=1024)]  # of threads
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = tuple[Positive, Positive]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Size = tuple[Pixels, Pixels]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 LOSSES = ("bce", "dice", "iou", "weighted_dice", "squared_dice", "pixel_iou")
+NETWORKS = sorted(p.stem for p in (Path(__file__).parent / "models").iterdir()
+                  if p.stem not in ("__init__", "__pycache__", "layers"))  # fmt: skip
 ENHANCE = ("gray", "stretch", "clahe", "gamma")
 
 
+def _once(values: tuple) -> tuple:
+    if len(set(values)) < len(values):
+        twice = next(v for i, v in enumerate(values) if v in values[:i])
+        raise ValueError(f"{twice!r} stands there twice: it would count twice")
+    return values
+
+
+Names = Annotated[tuple[Name, ...], AfterValidator(_once)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=100),
+                  AfterValidator(_once)]  # fmt: skip
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Recipe(Section):
@@ -32,7 +48,7 @@ class Recipe(Section):
 
     resize: Size | None = Field(None, description="height, width; anisotropic if the papers' is")
     pad: Size | None = Field(None, description="height, width; centred zeros, undone exactly")
-    width: Positive | None = Field(None, description="width after an isotropic resize")
+    width: Pixels | None = Field(None, description="width after an isotropic resize")
     enhance: tuple[Literal[ENHANCE], ...] = Field((), description="steps before the resize")
     fov: bool = Field(False, description="write the field of view, too: for crops inside it")
     flips: bool = Field(False, description="write the horizontal and the vertical flip, too")
@@ -64,7 +80,7 @@ class Model(Section):
 class Optimiser(Section):
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(0.001, gt=0)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: float = Field(0.0000001, gt=0, description="Keras' default; PyTorch's is 0.00000001")
     momentum: Fraction = 0.0
     weight_decay: float = Field(0.0, ge=0)
@@ -89,7 +105,7 @@ class Jitter(Section):
 class Augment(Section):
     """Drawn anew for every item of every epoch, from (seed, epoch, index) alone."""
 
-    crop: Positive | None = Field(None, description="side of the square cut out, pixels")
+    crop: Pixels | None = Field(None, description="side of the square cut out, pixels")
     inside_fov: bool = Field(False, description="cut only where the square is in the FOV")
     flips: bool = False
     warp: Fraction = Field(1.0, description="probability of rotate, scale, aspect and shift")
@@ -105,8 +121,12 @@ class Augment(Section):
 class Train(Section):
     epochs: Positive
     batch_size: Positive
-    samples_per_epoch: Positive | None = Field(None, description="null: every sample once")
-    loss: dict[Literal[LOSSES], float] = Field(min_length=1, description="weight of each term")
+    samples_per_epoch: Annotated[int, Field(gt=0, le=10_000_000)] | None = Field(
+        None, description="null: every sample once"
+    )
+    loss: dict[Literal[LOSSES], Annotated[float, Field(gt=0)]] = Field(
+        min_length=1, description="weight of each term"
+    )
     alpha: Literal["one", "linear", "error"] = Field("one", description="factor on the loss")
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
@@ -115,8 +135,10 @@ class Train(Section):
     early_stopping: Positive | None = Field(None, description="epochs without improvement")
     weights: Literal["last", "best"] = "last"
     precision: Literal["fp32", "bf16"] = "fp32"
-    threads: Positive = Field(1, description="CPU threads of a training; they change its bits")
-    workers: int = Field(0, ge=0, description="loader threads; they change nothing but time")
+    threads: Annotated[Count, Field(gt=0)] = Field(
+        1, description="CPU threads of a training; they change its bits"
+    )
+    workers: Count = Field(0, description="loader threads; they change nothing but time")
     determinism: Literal["strict", "fast"] = Field("strict", description="fast: on a GPU compiled, "
                                                    "and its bits need not repeat")  # fmt: skip
 
@@ -124,8 +146,8 @@ class Train(Section):
 class Inference(Section):
     """The whole image at once, or overlapping patches whose maps are averaged."""
 
-    patch: Positive | None = Field(None, description="side of a patch, pixels; null: the image")
-    stride: Positive | None = Field(None, description="pixels from one patch to the next")
+    patch: Pixels | None = Field(None, description="side of a patch, pixels; null: the image")
+    stride: Pixels | None = Field(None, description="pixels from one patch to the next")
     engine: Literal["torch", "onnx"] = Field("torch", description="onnx: ONNX Runtime, on the CPU; "
                                              "a GPU's maps are torch's")  # fmt: skip
 
@@ -138,7 +160,7 @@ class Inference(Section):
 
 class Experiment(Section):
     paper: Literal["rga", "rsan", "bcdu", "hybridnetseg", "mininet"] | None = None
-    rows: tuple[str, ...] = Field((), description="ids of the published rows it re-measures")
+    rows: Names = Field((), description="ids of the published rows it re-measures")
     dataset: Name
     split: Name | None = Field(None, description="a file in data/splits; null: the dataset's own")
     recipe: Name
@@ -166,16 +188,16 @@ class Budget(Reduction):
 
 
 class Campaign(Section):
-    experiments: tuple[Name, ...] = Field(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    experiments: Names = Field(min_length=1)
+    seeds: Seeds = Field(min_length=1)
     budget: Name
     dataset: Name | None = Field(None, description="replaces the experiments' own dataset")
-    cross: tuple[Name, ...] = Field((), description="datasets on whose test images every run is "
+    cross: Names = Field((), description="datasets on whose test images every run is "
                                     "scored beside its own")  # fmt: skip
 
 
 class Params(Section):
-    active: tuple[Name, ...]
+    active: Names
     campaigns: dict[Name, Campaign]
     budgets: dict[Name, Budget]
     recipes: dict[Name, Recipe]
@@ -191,8 +213,22 @@ class Params(Section):
                 have = ", ".join(getattr(self, table)) or "none"
                 raise ValueError(f"{where} names {name!r}, but {table} has only: {have}")
 
+        def network(name, where):
+            if name not in NETWORKS:
+                raise ValueError(f"{where} names {name!r}, but src/resegment/models has only: "
+                                 f"{', '.join(NETWORKS)}")  # fmt: skip
+
+        if "common" not in self.protocols or "observer2" in self.protocols:
+            raise ValueError("protocols needs common, under which all runs are compared, and none "
+                             "may be called observer2")  # fmt: skip
         for name in self.active:
             known(name, "campaigns", "active")
+        called: dict[str, str] = {}
+        for key, campaign in self.campaigns.items():
+            name = f"{key}-{campaign.budget}"
+            if (other := called.setdefault(name, key)) != key:
+                raise ValueError(f"the runs of campaigns.{other} and campaigns.{key} would both "
+                                 f"stand in runs/{name}: rename one")  # fmt: skip
         for key, campaign in self.campaigns.items():
             known(campaign.budget, "budgets", f"campaigns.{key}.budget")
             for name in campaign.experiments:
@@ -202,6 +238,8 @@ class Params(Section):
                     raise ValueError(f"campaigns.{key}.experiments has {name}, which starts from "
                                      f"{first}: add it")  # fmt: skip
         for key, budget in self.budgets.items():
+            for name in budget.models:
+                network(name, f"budgets.{key}.models")
             parts = {"": budget} | {f".models.{m}": r for m, r in budget.models.items()}
             for part, reduction in parts.items():
                 for name in (*reduction.recipes, *reduction.recipes.values()):
@@ -212,30 +250,36 @@ class Params(Section):
             known(experiment.recipe, "recipes", f"experiments.{key}.recipe")
             known(experiment.protocol, "protocols", f"experiments.{key}.protocol")
             known(experiment.inference, "inference", f"experiments.{key}.inference")
+            network(experiment.model.name, f"experiments.{key}.model.name")
             if experiment.initial:
                 known(experiment.initial, "experiments", f"experiments.{key}.initial")
                 if self.experiments[experiment.initial].model.name != experiment.model.name:
                     raise ValueError(f"experiments.{key}.initial names {experiment.initial!r}, "
                                      "which has another model: weights would not fit")  # fmt: skip
+                line = [key]
+                while first := self.experiments[line[-1]].initial:
+                    if first in line:
+                        raise ValueError(f"experiments.{key}.initial goes round in a circle: "
+                                         f"{', '.join(line)}, {first}")  # fmt: skip
+                    line.append(first)
         return self
 
 
 def load(path: Path = paths.PARAMS) -> Params:
     """Read and validate params.yaml. Raises UserError naming the file, the key and the mistake."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run resegment in the root of a checkout") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is no UTF-8 from byte {e.start} on: save it as UTF-8") from None
     return _parsed(text, str(path))
 
 
 @lru_cache(maxsize=1)
 def _parsed(text: str, path: str) -> Params:
     """Every verb asks several times, to see a change; a text that is known is not parsed again."""
-    try:
-        tree = yaml.load(text, Loader)
-    except yaml.YAMLError as e:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
+    tree = dialects.read(text, path)
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping: it needs the keys {', '.join(_KEYS)}")
     params = _validated(Params, tree, path)
@@ -247,14 +291,26 @@ _KEYS = [f.alias or name for name, f in Params.model_fields.items()]
 
 
 def _validated(model: type[Section], tree: dict, where: str):
+    """The tree as JSON has it: a number is no text, and true is no number."""
     try:
-        return model.model_validate(tree)
+        return model.model_validate_json(json.dumps(tree))
     except ValidationError as e:
         lines = [
-            f"{where}: {'.'.join(map(str, x['loc'])) or 'the file'}: {x['msg']}"
+            ": ".join(
+                [
+                    where,
+                    *([".".join(map(_plain, x["loc"]))] if x["loc"] else []),
+                    x["msg"].removeprefix("Value error, "),
+                ]
+            )  # fmt: skip
             for x in e.errors(include_url=False)
         ]
-        raise UserError("\n".join(lines)) from None
+        more = f"\n{where}: and {len(lines) - 8} mistakes more" if len(lines) > 8 else ""
+        raise UserError("\n".join(lines[:8]) + more) from None
+
+
+def _plain(key: str | int) -> str:
+    return str(key) if str(key).isprintable() else ascii(key)
 
 
 def _merged(base: dict, change: dict) -> dict:
@@ -271,7 +327,7 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
     c = params.campaigns[campaign]
     e = params.experiments[experiment]
     budget = params.budgets[c.budget]
-    where = f"experiments.{experiment} under budgets.{c.budget}"
+    where = f"{paths.PARAMS}: experiments.{experiment} under budgets.{c.budget}"
     own = budget.models.get(e.model.name, Reduction())
     reduced = _merged(_merged(e.train.model_dump(), budget.train), own.train)
     train = _validated(Train, reduced, where)
@@ -283,7 +339,7 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
     full_model = model == e.model.model_dump(mode="json")
     if train.augment.inside_fov and not (params.recipes[recipe].fov and train.augment.crop):
         raise UserError(
-            f"{paths.PARAMS}: {where}: train.augment.inside_fov needs a crop and a recipe with "
+            f"{where}: train.augment.inside_fov needs a crop and a recipe with "
             f"fov: true, which {recipe} has not"
         )
     return {

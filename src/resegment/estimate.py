@@ -4,7 +4,7 @@ Upper bounds: early stopping may end a training sooner, and files are smaller th
 Hours are those at the rate of the finished runs of the same network in this checkout, or at `RATE`.
 """
 
-import csv
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -46,11 +46,9 @@ def parts(split: str, dataset: str) -> Counter:
     """How many images are train, val and test. Empty where that is known only with the data."""
     file, ingested = paths.split(split), paths.native(dataset) / "manifest.csv"
     if file.exists():
-        with open(file, newline="") as f:
-            return Counter(row["split"] for row in csv.DictReader(f))
+        return Counter(row["split"] for row in files.table(file, "split"))
     if ingested.exists():
-        with open(ingested, newline="") as f:
-            return Counter(row["part"] for row in csv.DictReader(f))
+        return Counter(row["part"] for row in files.table(ingested, "part"))
     return Counter(registry.get(dataset).images)
 
 
@@ -69,13 +67,14 @@ def rates() -> dict[str, float]:
     """{network: multiply-adds a second of one core} of the finished CPU trainings in runs/."""
     found: dict[str, list[float]] = {}
     for file in sorted(paths.run("").glob("*/*/*/manifest.json")):
-        m = files.read_json(file)
-        if m["device"]["type"] == "cpu" and m["cost"].get("image_size") and m["model"].get("macs"):
-            h, w = m["cost"]["image_size"]
-            crop = m["parameters"]["train"]["augment"]["crop"]
-            area = crop**2 if crop else h * w
-            macs = BACKWARD * m["model"]["macs"] / (h * w) * area * m["cost"]["images"]
-            found.setdefault(m["model"]["name"], []).append(macs / m["cost"]["cpu_seconds"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            m = files.read_json(file)  # an estimate goes by what is whole
+            if m["device"]["type"] == "cpu":
+                h, w = m["cost"]["image_size"]
+                crop = m["parameters"]["train"]["augment"]["crop"]
+                area = crop**2 if crop else h * w
+                macs = BACKWARD * m["model"]["macs"] / (h * w) * area * m["cost"]["images"]
+                found.setdefault(m["model"]["name"], []).append(macs / m["cost"]["cpu_seconds"])
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 

@@ -42,11 +42,12 @@ def write(run: dict, file: Path) -> None:
     if not (folder / "manifest.json").exists():
         raise UserError(f"{folder / 'manifest.json'} is missing: train {run['run']}, or "
                         "`dvc checkout`")  # fmt: skip
+    weights = md5(folder / "weights.safetensors")  # first: says why a file cannot be read
     model = models.build(run["model"]["name"], run["model"]["options"])
     made = graph(models.load(model, folder / "weights.safetensors"))
     known = {
         "run": run["run"],
-        "weights_md5": md5(folder / "weights.safetensors"),
+        "weights_md5": weights,
         "fingerprints": read_json(folder / "manifest.json")["fingerprints"],
         **{k: run[k] for k in ("model", "geometry", "enhance", "inference")},
     }

@@ -4,7 +4,6 @@ A copy is judged by the content of its files, so it may be packed anew, unpacked
 """
 
 import contextlib
-import errno
 import fcntl
 import re
 import shutil
@@ -18,7 +17,7 @@ from resegment import files, paths
 from resegment.datasets import registry, sums
 from resegment.download import download
 from resegment.errors import UserError
-from resegment.unpack import Unpack
+from resegment.unpack import Unpack, plain
 
 
 def status(names: Iterable[str] | None = None) -> list[dict]:
@@ -103,17 +102,20 @@ def add(name: str, path: str | Path | Iterable[str | Path], *, unverified: bool 
     given = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
     for p in given:
         if not p.exists():
-            raise UserError(f"{p} does not exist: give the archive or the folder that holds {name}")
+            raise UserError(
+                f"{plain(str(p))} does not exist: give the archive or the folder that holds {name}"
+            )
     with _workplace(paths.raw(name)) as tmp, tqdm(unit=" files", disable=None) as bar:
         intake = Intake(name, unverified)
         try:
             for p in given:
-                outside = len(str(p)) - len(p.name)  # folders above the given one say nothing
-                for shown, source in Unpack(tmp, intake.problems).walk(p, str(p)):
+                outside = len(plain(str(p.parent / "x"))) - 1  # folders above it say nothing
+                for shown, source in Unpack(tmp, intake.problems).walk(p, plain(str(p))):
                     intake.take(source, shown, shown[outside:] if p.name else shown)
                     bar.update()
         finally:
             intake.record()
+    intake.tell()
     added, already, rejected = intake.added, intake.already, intake.rejected
     if not added and not already:
         found = f"{len(rejected)} have an original's name but another content" if rejected else ""
@@ -151,7 +153,9 @@ class Intake:
             for file, digest in which.items():
                 self.homes.setdefault(digest, set()).add(file)
         self.added = self.already = 0
-        self.by_name: set[str] = set()
+        self.by_name: dict[str, str] = {}  # file -> where it came from
+        self.twice: dict[str, str] = {}  # ... and where another one of its name was found
+        self.others: list[str] = []  # not taken: a file of that name was, by an earlier `add`
         self.rejected: dict[str, str] = {}
         self.problems: list[str] = []
 
@@ -162,7 +166,7 @@ class Intake:
         for file in [named] if named in homes else sorted(homes):
             if self.sums.official.get(file) == digest:
                 self.sums.unverified.pop(file, None)
-                self.by_name.discard(file)
+                self.by_name.pop(file, None)
                 self._install(source, file, digest)
             elif self.sums.expected.get(file) == digest:
                 self._install(source, file, digest)
@@ -171,11 +175,15 @@ class Intake:
         if homes and not self.any:
             return
         if not self.any or self._settled(named):
+            if named in self.by_name and self.sums.unverified[named] != digest:
+                self.twice.setdefault(named, shown)
+            elif self.any and not self.unverified and named not in self.by_name:
+                self.others.append(shown)
             self.rejected[named] = shown
             return
         self._install(source, named, digest)  # before its hash: a full disk records nothing
         self.sums.unverified[named] = digest
-        self.by_name.add(named)
+        self.by_name[named] = shown
 
     def _settled(self, file: str) -> bool:
         """Whether an unverified file may not take the place of `file`."""
@@ -189,6 +197,20 @@ class Intake:
     def _install(self, source: Path, file: str, digest: str) -> None:
         new = _install(source, self.folder / file, digest)
         self.added, self.already = self.added + new, self.already + (not new)
+
+    def tell(self) -> None:
+        """Raise UserError where two files claim one name; say which were passed over."""
+        for file, other in self.twice.items():
+            if file in self.by_name:  # no original has come since
+                raise UserError(
+                    f"{self.by_name[file]} and {other} are both {Path(file).name} and differ: the "
+                    "first was taken; add the right one alone, with --unverified"
+                )
+        if self.others:
+            self.problems.append(
+                f"{len(self.others)} files, {self.others[0]} first, differ from those of their "
+                "names that are held: --unverified takes them instead"
+            )
 
     def record(self) -> None:
         """Write the list of hashes, if it has changed."""
@@ -222,14 +244,11 @@ def _workplace(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _disk(folder: Path) -> Iterator[None]:
-    """Say in plain words that a disk is full or a path not allowed."""
+    """Name the folder where the system names no file."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space" if full else "check the path and your rights to it"
-        where = error.filename or folder
-        raise UserError(f"{where}: {error.strerror or error}: {remedy}") from error
+        raise UserError(files.trouble(error, folder)) from error
 
 
 def get(name: str, *, mirror: str | None = None, into: str | Path | None = None) -> dict:

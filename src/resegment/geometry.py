@@ -24,7 +24,7 @@ def _offsets(size: tuple[int, int], geometry: dict) -> tuple[int, int]:
 def resized(size: tuple[int, int], geometry: dict) -> tuple[int, int] | None:
     """Height and width that a resize makes of an image's, or None without one."""
     if w := geometry["width"]:
-        return round(size[0] * w / size[1]), w
+        return max(1, round(size[0] * w / size[1])), w
     return tuple(geometry["resize"]) if geometry["resize"] else None
 
 

@@ -1,12 +1,12 @@
 """From a dataset's own files to the canonical form that everything later reads.
 
 One folder a dataset, joined by id: 8-bit RGB images (PNG, or the original JPEG), 0/255 masks, a
-manifest. Readers and their
-traps end here.
+manifest. Readers and their traps end here.
 """
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from resegment import paths
 from resegment.datasets import registry, sums
 from resegment.datasets.record import Record
 from resegment.errors import UserError
-from resegment.files import atomic_folder, write_manifest
+from resegment.files import atomic_folder, write_image, write_manifest
 
 COLUMNS = ("id", "subject", "height", "width", "image", "label", "fov", "fov_source", "observer2")
 
@@ -28,12 +28,17 @@ def ingest(dataset: str) -> None:
     Raises UserError where nothing is usable, with the command that gets the set.
     """
     source, root = registry.reader(dataset), paths.raw(dataset)
-    usable = [i for i, reason in source.ids(root).items() if reason is None]
+    known = source.ids(root)
+    usable = [i for i, reason in known.items() if reason is None]
     if not usable:
         raise UserError(
             f"{root} holds no usable image of {dataset}: `resegment data status {dataset}` tells "
             f"what is missing, `resegment data add {dataset} PATH` takes an archive or a folder"
         )
+    if left := {i: reason for i, reason in known.items() if reason}:
+        first = next(iter(left))
+        said = f"ingest {dataset}: without {len(left)} of {len(known)}, {first}: {left[first]}"
+        print(said, file=sys.stderr)
     with atomic_folder(paths.native(dataset)) as out:
         rows = []
         for i in tqdm(usable, desc=f"ingest {dataset}", disable=None):
@@ -47,7 +52,7 @@ def ingest(dataset: str) -> None:
             for name, mask in masks.items():
                 if mask is not None:
                     row[name] = f"{i}_{name}.png"
-                    cv2.imwrite(str(out / row[name]), mask.astype(np.uint8) * 255)
+                    write_image(out / row[name], mask.astype(np.uint8) * 255)
             rows.append(row)
         with open(out / "manifest.csv", "w", newline="") as f:
             columns = [*COLUMNS, *(["part"] if any(row["part"] for row in rows) else [])]
@@ -73,5 +78,5 @@ def _image(out: Path, record: Record) -> str:
             return kept.name
         kept.unlink()
     name = f"{record.id}_image.png"
-    cv2.imwrite(str(out / name), record.image[..., ::-1])
+    write_image(out / name, record.image[..., ::-1])
     return name

@@ -220,13 +220,14 @@ def _calibration(run: dict) -> list[dict]:
 
 def _curves(run: dict) -> Iterable[list]:
     for curve, (x, y) in AXES.items():
-        for point in _table(paths.scores(run["run"]) / f"{curve}.csv", run):
+        file = paths.scores(run["run"]) / f"{curve}.csv"
+        for point in _table(file, run, "protocol", x, y):
             yield [run["experiment"], run["seed"], point["protocol"], curve, point[x], point[y]]
 
 
 def _history(runs: list[dict]) -> tuple[tuple[str, ...], list[list]]:
     """Header and rows of history.csv, with the columns that training wrote."""
-    epochs = {r["run"]: _table(paths.run(r["run"]) / "history.csv", r) for r in runs}
+    epochs = {r["run"]: _table(paths.run(r["run"]) / "history.csv", r, "epoch") for r in runs}
     columns = list(dict.fromkeys(k for rows in epochs.values() for row in rows for k in row))
     return ("experiment", "seed", *columns), [
         [run["experiment"], run["seed"], *(row.get(k, "") for k in columns)]
@@ -235,9 +236,9 @@ def _history(runs: list[dict]) -> tuple[tuple[str, ...], list[list]]:
     ]
 
 
-def _table(path: Path, run: dict) -> list[dict]:
-    with _needed(run), open(path, newline="") as f:
-        return list(csv.DictReader(f))
+def _table(path: Path, run: dict, *columns: str) -> list[dict]:
+    with _needed(run):
+        return files.table(path, *columns)
 
 
 def _json(path: Path, run: dict) -> dict:

@@ -1,14 +1,14 @@
 """Reading the canonical form: what `ingest` wrote, and which id stands in which split."""
 
-import csv
-
 import cv2
 import numpy as np
 
 from resegment import paths
 from resegment.errors import UserError
+from resegment.files import table
 
 SPLITS = ("train", "val", "test")
+COLUMNS = ("id", "height", "width", "image", "label", "fov", "observer2")
 
 
 def manifest(dataset: str) -> dict[str, dict]:
@@ -16,8 +16,13 @@ def manifest(dataset: str) -> dict[str, dict]:
     file = paths.native(dataset) / "manifest.csv"
     if not file.is_file():
         raise UserError(f"{file} is missing: run `resegment ingest {dataset}`")
-    with open(file, newline="") as f:
-        return {row["id"]: row for row in csv.DictReader(f)}
+    rows = table(file, *COLUMNS)
+    known = {row["id"]: row for row in rows}
+    sizes = [row[k] for row in rows for k in ("height", "width")]
+    if len(known) < len(rows) or not all(n.isdecimal() and int(n) for n in sizes):
+        raise UserError(f"{file}: ids must be unique, heights and widths whole numbers: run "
+                        f"`resegment ingest {dataset}` again")  # fmt: skip
+    return known
 
 
 def split(name: str, dataset: str) -> dict[str, str]:
@@ -32,19 +37,18 @@ def split(name: str, dataset: str) -> dict[str, str]:
             return found
     if not file.exists():
         raise UserError(f"{file} is missing: params.yaml names the split {name!r}")
-    with open(file, newline="") as f:
-        rows = list(csv.DictReader(f))
-    table = {row["id"]: row["split"] for row in rows}
-    wrong = sorted(set(table.values()) - set(SPLITS))
-    if wrong or len(table) < len(rows):
+    rows = table(file, "id", "split")
+    given = {row["id"]: row["split"] for row in rows}
+    wrong = sorted(set(given.values()) - set(SPLITS))
+    if wrong or len(given) < len(rows):
         raise UserError(f"{file}: ids must be unique and split one of {', '.join(SPLITS)}")
-    missing = sorted(set(table) - set(manifest(dataset)))
+    missing = sorted(set(given) - set(manifest(dataset)))
     if missing:
         raise UserError(
             f"{file} needs {len(missing)} image(s) that {dataset} lacks: {', '.join(missing[:8])}"
             f": `resegment data status {dataset}` tells why"
         )
-    return table
+    return given
 
 
 def image(dataset: str, row: dict) -> np.ndarray:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from resegment import devices, parcel, paths
 from resegment.errors import UserError
-from resegment.files import atomic, md5, read_json
+from resegment.files import atomic, md5, open_streams, read_json, trouble
 
 HERE = Path()
 LIVE: set[subprocess.Popen] = set()
@@ -36,6 +36,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--side-by-side", type=int, default=1, metavar="N",
                         help="runs at the same time on each card, or on the CPU")  # fmt: skip
     parser.add_argument("--step", choices=tuple(STEPS), help=argparse.SUPPRESS)
+    open_streams()
     asked = parser.parse_args(words)
     try:
         runs = chosen(parcel.read(HERE), asked.runs)
@@ -52,7 +53,7 @@ def main(words: list[str] | None = None) -> int:
     except OSError as e:
         if e.errno is None:
             raise
-        print(f"run.py: {e.filename or 'a file'}: {e.strerror}", file=sys.stderr)
+        print(f"run.py: {trouble(e)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("run.py: stopped; the same command goes on from here", file=sys.stderr)
         return 130

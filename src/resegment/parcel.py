@@ -60,4 +60,4 @@ def receipt(folder: Path, run_id: str) -> Path:
 def finished(folder: Path, run_id: str) -> bool:
     """Whether this bundle trained the run and drew its maps."""
     file = receipt(folder, run_id)
-    return file.is_file() and file.read_text() == md5(folder / SUMS)
+    return file.is_file() and file.read_bytes() == md5(folder / SUMS).encode()

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from resegment import models, native, paths
 from resegment.enhance import enhance
-from resegment.files import atomic_folder, md5, write_manifest
+from resegment.errors import UserError
+from resegment.files import atomic_folder, md5, write_image, write_manifest
 from resegment.geometry import to_network
 from resegment.models.layers import forward_padded, to_input
 
@@ -47,13 +48,18 @@ def probability(
 ) -> np.ndarray:
     """(h, w, 3) uint8 -> (h, w) uint16, 65535 meaning 1; computed in float32.
 
-    draw: of `drawing`. inference: the parameters of `config.Inference`.
+    draw: of `drawing`. inference: the parameters of `config.Inference`. Raises UserError where a
+    probability is no number: as an integer it would pass for one.
     """
     batch = to_input(torch.from_numpy(np.ascontiguousarray(image))[None], device)
     if inference["patch"]:
         p = tiled(draw, batch, inference["patch"], inference["stride"])
     else:
         p = draw(batch)[0, 0]
+    if p.isnan().any():
+        raise UserError("the network's answer is no number (NaN) for some pixels: its weights "
+                        "overflow: lower train.optimiser.lr in params.yaml and train "
+                        "again")  # fmt: skip
     return torch.round(p * WHITE).to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
@@ -99,12 +105,8 @@ def predict(run: dict, device: str, dataset: str, splits: dict[str, str], out: P
         for i in tqdm(splits, desc=f"predict {out}", disable=not sys.stderr.isatty()):
             image = enhance(native.image(dataset, rows[i]), run["enhance"])
             image = to_network(image, run["geometry"])
-            write(folder / f"{i}.png", probability(draw, image, device, inference))
+            drawn = probability(draw, image, device, inference)
+            write_image(folder / f"{i}.png", drawn, (cv2.IMWRITE_PNG_COMPRESSION, 1))
         weights = md5(paths.run(run["run"]) / "weights.safetensors")
         write_manifest(folder, run=run["run"], dataset=dataset, geometry=run["geometry"],
                        weights_md5=weights)  # fmt: skip
-
-
-def write(path: Path, probability: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), probability, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise OSError(f"{path} could not be written")

@@ -12,10 +12,11 @@ deviations.csv     where a paper is silent or contradicts itself: what it says, 
 """
 
 import difflib
+import re
 
 import pandas as pd
 
-from resegment import paths
+from resegment import files, paths
 from resegment.errors import UserError
 
 SCHEMA = {
@@ -41,11 +42,12 @@ SHARES = ("se", "sp", "acc", "precision", "f1", "iou", "auc")  # fractions of on
 def _read(name: str) -> pd.DataFrame:
     path = paths.PUBLISHED / f"{name}.csv"
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = files.table(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is part of the checkout, restore it") from None
-    if tuple(table.columns) != SCHEMA[name]:
+    if not rows or tuple(rows[0]) != SCHEMA[name]:
         raise UserError(f"{path}: the columns must be {', '.join(SCHEMA[name])}")
+    table = pd.DataFrame(rows, columns=SCHEMA[name], dtype=str)
     twice = table[table.duplicated(KEYS[name])]
     if len(twice):
         key = " ".join(twice.iloc[0][KEYS[name]])
@@ -69,12 +71,17 @@ def cells() -> pd.DataFrame:
     _demand(t, "cells", ~t["paper"].isin(PAPERS), f"paper is one of {', '.join(PAPERS)}")
     _demand(t, "cells", ~t["role"].isin(ROLES), f"role is one of {', '.join(ROLES)}")
     _demand(t, "cells", ~t["rerun"].isin(["true", "false"]), "rerun is true or false")
-    _demand(t, "cells", ~t["table"].str.fullmatch(r"\d+"), "table is a number")
+    _demand(t, "cells", ~t["table"].str.fullmatch(r"[0-9]{1,4}"), "table is a number")
     stem = t["paper"] + "-" + t["table"] + "-"
     named = [r.startswith(s) and r[len(s) :].isdigit() for r, s in zip(t["row"], stem, strict=True)]
     _demand(t, "cells", ~pd.Series(named), "row is paper-table-row")
     _demand(t, "cells", t["cell"] != t["row"] + "." + t["metric"], "cell is row.metric")
-    _demand(t, "cells", ~t["value"].str.fullmatch(r"\d+(\.\d+)?"), "value is a plain number")
+    _demand(
+        t,
+        "cells",
+        ~t["value"].str.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?"),
+        "value is a plain number",
+    )
     t["printed"] = t["value"]
     t["resolution"] = [10.0 ** -len(v.partition(".")[2]) for v in t["printed"]]
     t["value"] = t["value"].astype(float)
@@ -90,6 +97,7 @@ def cells() -> pd.DataFrame:
 def tables() -> pd.DataFrame:
     """Every printed table: caption, dataset, units, notes."""
     t = _read("tables")
+    _demand(t, "tables", ~t["table"].str.fullmatch(r"[0-9]{1,4}"), "table is a number")
     t["table"] = t["table"].astype(int)
     return t
 
@@ -124,11 +132,10 @@ def claims() -> list[dict]:
             value = known["value"][terms[0]] - sum(known["value"][x] for x in terms[1:])
             value, resolution = round(value, 6), known["resolution"][terms[0]]
         elif claim["published"]:
-            try:
-                value = float(claim["published"])
-            except ValueError:
+            if not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", claim["published"]):
                 wrong = t["id"] == claim["id"]
                 _demand(t, "claims", wrong, "published is a number, a cell, or cell - cell")
+            value = float(claim["published"])
         out.append({**claim, "b": claim["b"].split(), "value": value, "resolution": resolution})
     return out
 

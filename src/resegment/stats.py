@@ -13,7 +13,6 @@ Is one method better than another? `paired`, on the same images, with seeds aver
 Images are the unit throughout, never pixels: pixels of one eye are not independent.
 """
 
-import csv
 import math
 import zipfile
 import zlib
@@ -193,20 +192,22 @@ def stored(folder: str | Path) -> dict[str, np.ndarray]:
 @lru_cache(maxsize=1)
 def _arrays(path: Path, written: int) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as stored:
-            return dict(stored)
-    except (ValueError, zipfile.BadZipFile, zlib.error) as e:  # damaged, or objects to unpickle
-        raise UserError(f"{path} is no table of histograms ({e}): score the run again") from None
+        with np.load(path) as stored:  # never a pickle: allow_pickle is False
+            found = dict(stored)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"{path} is not whole ({e}): score the run again") from None
+    if lost := [k for k in ("ids", "splits", "spaces", "counts") if k not in found]:
+        raise UserError(f"{path} has no {lost[0]}: score the run again")
+    return found
 
 
 def _images(folder: Path, protocol_name: str, name: str = "images.csv") -> list[dict[str, str]]:
     """The rows of a protocol's test images."""
-    with open(folder / name, newline="") as f:
-        return [
-            row
-            for row in csv.DictReader(f)
-            if row["protocol"] == protocol_name and row.get("split", "test") == "test"
-        ]
+    return [
+        row
+        for row in files.table(folder / name, "protocol", "id")
+        if row["protocol"] == protocol_name and row.get("split", "test") == "test"
+    ]
 
 
 def _column(images: list[dict[str, str]], metric: str, folder: Path) -> np.ndarray:

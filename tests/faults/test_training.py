@@ -12,7 +12,7 @@ import pytest
 import torch
 from training import fit, fresh
 
-from resegment import checkpoint, devices, files, paths, train
+from resegment import checkpoint, devices, files, paths, predict, train
 from resegment.errors import UserError
 
 SCRIPT = """
@@ -272,3 +272,15 @@ def test_a_checkpoint_under_a_false_name(run, capsys):
     run["seed"] = 0
     assert fit(run, "c") == first
     assert f"checkpoint {mine} belongs to other parameters: not used" in capsys.readouterr().out
+
+
+@pytest.mark.fault("Bad training", "Weights that overflow only when a map is drawn",
+                   "one sentence; no map is written")  # fmt: skip
+@pytest.mark.parametrize("patch", [None, 16])
+def test_a_map_that_is_no_number(patch):
+    def draw(x):
+        return torch.full((len(x), 1, *x.shape[-2:]), torch.nan, dtype=torch.float64)
+
+    image, how = np.zeros((32, 32, 3), np.uint8), {"patch": patch, "stride": patch}
+    with pytest.raises(UserError, match="no number"):
+        predict.probability(draw, image, torch.device("cpu"), how)

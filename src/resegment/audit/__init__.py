@@ -105,6 +105,9 @@ def recorded(names: Iterable[str] = ()) -> list[dict]:
     """The rows of data/published/audit.csv: as `table` gives them, in no time."""
     t = read(paths.PUBLISHED / "audit.csv", " ".join(COLUMNS))
     names = _known(names, t["row"])
+    if not t["table"].str.fullmatch("[0-9]{1,4}").all():
+        raise UserError(f"{paths.PUBLISHED / 'audit.csv'}: table is a number: `resegment audit "
+                        "--write` makes it again")  # fmt: skip
     rows = [{**r, "table": int(r["table"])} for r in t.to_dict("records")]
     return [r for r in rows if not names or names & {r["row"], r["paper"]}]
 

@@ -1,13 +1,14 @@
 """Which test pixels can have given printed numbers: the three questions of `resegment.audit`."""
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import pandas as pd
 
-from resegment import paths
+from resegment import files, paths
 from resegment.errors import UserError
 
 METRICS = ("se", "sp", "acc", "precision", "f1", "iou")
@@ -54,11 +55,17 @@ def testsets() -> list[TestSet]:
                     "pixels_per_image source")  # fmt: skip
     out = []
     for row in t.to_dict("records"):
+        where = f"{row['dataset']} {row['split']} {row['region']} {row['space']}"
+        counts = " ".join(row[k] for k in t.columns if k[:6] in ("images", "vessel", "pixels"))
+        if not re.fullmatch(r"[0-9 ]{1,100000}", counts):
+            raise UserError(f"{path}: {where}: counts are whole numbers: restore it")
         each = (row[f"{k}_per_image"].split() for k in ("vessel", "pixels"))
         vessel, pixels = (tuple(map(int, counts)) for counts in each)
         said = [int(row[k]) for k in ("images", "vessel", "pixels")]
-        if said != [len(vessel), sum(vessel), sum(pixels)] or len(vessel) != len(pixels):
-            where = f"{row['dataset']} {row['split']} {row['region']} {row['space']}"
+        whole = len(vessel) == len(pixels) and all(
+            v <= p > 0 for v, p in zip(vessel, pixels, strict=True)
+        )
+        if not whole or said != [len(vessel), sum(vessel), sum(pixels)]:
             raise UserError(f"{path}: {where}: the counts of the images do not add up: restore it")
         names = (row[k] for k in ("dataset", "split", "region", "space"))
         out.append(TestSet(*names, vessel, pixels))
@@ -67,12 +74,12 @@ def testsets() -> list[TestSet]:
 
 def read(path, columns: str) -> pd.DataFrame:
     try:
-        t = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = files.table(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: it is part of the checkout, restore it") from None
-    if list(t.columns) != columns.split():
+    if not rows or list(rows[0]) != columns.split():
         raise UserError(f"{path}: the columns must be {', '.join(columns.split())}")
-    return t
+    return pd.DataFrame(rows, columns=columns.split(), dtype=str)
 
 
 # Pooled pixels

@@ -1,6 +1,7 @@
 """The command line: parse, call one function, and turn a user's mistake into one sentence."""
 
 import json
+import logging
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from resegment import config, devices, paths
+from resegment import config, devices, files, paths
 from resegment.cli import data
 from resegment.cli.record import held, origin
 from resegment.engines import plan as planning
@@ -89,7 +90,9 @@ def schema():
 def ingest(dataset: str):
     """Bring a dataset's own files into the canonical form."""
     from resegment import ingest as stage
+    from resegment.datasets import registry
 
+    registry.reader(dataset)
     with held(paths.registry(dataset), roots=("resegment.ingest", f"resegment.datasets.{dataset}")):
         stage.ingest(dataset)
 
@@ -311,7 +314,7 @@ def trace(
     if not metric and re.fullmatch(r"[a-z]+-\d+-\d+", target):
         raise UserError(f"which number of {target}? name a metric, e.g. {target}.f1")
     if not metric:
-        stages = upstream.behind(target, upstream.read("dvc.lock", at or None)["stages"])
+        stages = upstream.behind(target, upstream.recorded(at or None))
         _show([{"file": target, "stages": stages}], upstream.text, as_json)
         return
     from resegment import published
@@ -361,6 +364,9 @@ def main():
     # Before numpy comes: several verbs run side by side, and threads of OpenBLAS that wait for a
     # core burn it. Alone, too, what is multiplied here is too small for two.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # a file it cannot read is an error of ours
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that HOME cannot keep its cache
+    files.open_streams()
     try:
         leftovers.under_dvc()
         app()
@@ -370,5 +376,5 @@ def main():
     except OSError as e:
         if e.errno is None:
             raise
-        print(f"resegment: {e.filename or 'a file'}: {e.strerror}", file=sys.stderr)
+        print(f"resegment: {files.trouble(e)}", file=sys.stderr)
         sys.exit(1)

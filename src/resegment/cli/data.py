@@ -41,11 +41,7 @@ def add(
 
     result = fetch.add(name, path, unverified=unverified)
     typer.echo(f"{name}: {result['added']} files added, {result['already']} were there")
-    _vouch(result)
-    for file, why in result["rejected"].items():
-        typer.echo(f"  refused  {file}: {why} has other content than the original")
-    for problem in result["problems"]:
-        typer.echo(f"  problem  {problem}")
+    _told(result)
     typer.echo(_described(result))
 
 
@@ -59,15 +55,19 @@ def get(
     from resegment import fetch
 
     result = fetch.get(name, mirror=mirror, into=keep)
-    _vouch(result)
+    _told(result)
     typer.echo(_described(result))
 
 
-def _vouch(result: dict) -> None:
+def _told(result: dict) -> None:
     if result["taken"]:
         file = paths.registry(result["name"])
         typer.echo(f"  nobody vouches for {result['taken']} of the files: their hashes are now in "
                    f"{file}, and `git checkout {file}` undoes it")  # fmt: skip
+    for file, why in result["rejected"].items():
+        typer.echo(f"  refused  {file}: {why} has other content than the original")
+    for problem in result["problems"]:
+        typer.echo(f"  problem  {problem}")
 
 
 def _described(d: dict) -> str:

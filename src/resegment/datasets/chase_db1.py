@@ -34,7 +34,7 @@ def read(root: Path, id: str) -> Record:
     second = f"Image_{id}_2ndHO.png"
     if registry.locate(root, second):
         needed["second observer"] = second
-    parts = registry.parts("chase_db1", root, needed)
+    parts = registry.parts("chase_db1", root, needed, most=fov.VESSELS)
     return Record(
         id=id,
         subject=id[:2],

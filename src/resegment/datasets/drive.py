@@ -7,7 +7,7 @@ ids without them are not usable, and `ids` says so.
 
 from pathlib import Path
 
-from resegment.datasets import registry
+from resegment.datasets import fov, registry
 from resegment.datasets.record import Record
 from resegment.errors import UserError
 
@@ -40,7 +40,7 @@ def read(root: Path, id: str) -> Record:
     second = f"test/2nd_manual/{id}_manual2.gif"
     if registry.locate(root, second):  # the training images have no second observer
         needed["second observer"] = second
-    parts = registry.parts("drive", root, needed)
+    parts = registry.parts("drive", root, needed, most=fov.VESSELS)
     return Record(
         id=id,
         subject=id,

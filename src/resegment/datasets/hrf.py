@@ -7,7 +7,7 @@ of view are RGB. There is no official split: data/splits/hrf.csv is that of Hybr
 
 from pathlib import Path
 
-from resegment.datasets import registry
+from resegment.datasets import fov, registry
 from resegment.datasets.record import Record
 from resegment.errors import UserError
 
@@ -35,7 +35,7 @@ def read(root: Path, id: str) -> Record:
     """
     if id not in IDS:
         raise UserError(f"HRF has no image {id!r}: its ids are 01_dr, 01_g, 01_h to 15_h")
-    parts = registry.parts("hrf", root, files(id))
+    parts = registry.parts("hrf", root, files(id), most=fov.VESSELS)
     return Record(
         id=id,
         subject=id,

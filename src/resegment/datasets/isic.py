@@ -15,7 +15,7 @@ from resegment.datasets import registry
 from resegment.datasets.record import Record
 from resegment.errors import UserError
 
-NAME = re.compile(r"(ISIC_\d+)(\.jpe?g|_segmentation\.png)", re.I)
+NAME = re.compile(r"(ISIC_[0-9]{1,20})(\.jpe?g|_segmentation\.png)", re.I)
 
 
 def parse(name: str) -> tuple[str, str] | None:

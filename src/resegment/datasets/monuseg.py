@@ -5,6 +5,7 @@ registry knows the hashes of 13 of the 30 training annotations: a copy's others 
 """
 
 import math
+import re
 from pathlib import Path
 from xml.parsers import expat
 
@@ -62,11 +63,13 @@ def read(root: Path, id: str) -> Record:
     if not xml:
         raise UserError(f"{root / needed['label']} (label) is missing: {remedy}")
     try:
-        label = fill(polygons(xml.read_bytes()), image.shape[:2])
-    except (expat.ExpatError, ValueError, KeyError) as error:
+        label = fill(polygons(registry.content(xml)), image.shape[:2])
+    except (expat.ExpatError, ValueError, LookupError) as error:  # ... of an unknown encoding, too
+        why = str(error)[:200]
         raise UserError(
-            f"{xml} (label) is truncated or no Aperio XML ({error}): delete it and {remedy}"
+            f"{xml} (label) is truncated or no Aperio XML ({why}): delete it and {remedy}"
         ) from None
+    registry.plausible("monuseg", xml, "label", label)
     return Record(
         id=id,
         subject=id[:12],  # TCGA-<site>-<patient>
@@ -105,7 +108,8 @@ def polygons(xml: bytes) -> list[np.ndarray]:
     parser.StartElementHandler, parser.StartDoctypeDeclHandler = start, doctype
     parser.Parse(xml, True)
     if roots[0] != "Annotations":
-        raise ValueError(f"its root is {roots[0]}, not Annotations")
+        name = roots[0] if re.fullmatch(r"[\w.:-]{1,40}", roots[0]) else "another"
+        raise ValueError(f"its root is {name}, not Annotations")
     return [np.array(r) for r in regions if len(r) >= 3]
 
 

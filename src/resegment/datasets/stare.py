@@ -35,7 +35,7 @@ def read(root: Path, id: str) -> Record:
     second = f"labels-vk/{id}.vk.ppm"
     if registry.locate(root, second):
         needed["second observer"] = second
-    parts = registry.parts("stare", root, needed)
+    parts = registry.parts("stare", root, needed, most=fov.VESSELS)
     return Record(
         id=id,
         subject=id,

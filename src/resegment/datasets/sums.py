@@ -7,9 +7,10 @@ such a file replaces stays as a comment, so that the original can still be recog
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from resegment import files
+from resegment.errors import UserError
 
 MARK = "# unverified: not the original files"
 LINE = re.compile(r"(?:# )?([0-9a-f]{64})  (.+)")
@@ -30,16 +31,30 @@ class Sums:
 
 
 def read(path: Path) -> Sums:
-    """Parse a list; a missing one is empty."""
+    """Parse a list; a missing one is empty. Raises UserError for a line of another kind."""
     sums = Sums()
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text: restore it from git") from None
     for number, line in enumerate(lines):
         entry = LINE.fullmatch(line)
         below = MARK in lines[:number]
         if entry and not (below and line.startswith("#")):
-            (sums.unverified if below else sums.official)[entry[2]] = entry[1]
+            known = sums.unverified if below else sums.official
+            file = PurePosixPath(entry[2])
+            if file.is_absolute() or ".." in file.parts or entry[2] in known:
+                raise UserError(
+                    f"{path}: line {number + 1}: {entry[2]!r} leads out of the dataset's folder or "
+                    "stands there twice: restore the file from git"
+                )
+            known[entry[2]] = entry[1]
         elif line.startswith("#") and line != MARK:
             sums.notes.append(line)
+        elif line.strip() and line != MARK:
+            raise UserError(
+                f"{path}: line {number + 1} is no sha256 and path: restore the file from git"
+            )
     return sums
 
 

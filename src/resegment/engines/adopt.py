@@ -129,7 +129,7 @@ def prove(folder: Path, entry: dict, params: config.Params, stale: set[str], new
         _initial(manifest["fingerprints"], run, new)
         for drawn in _wanted(entry, run):
             _maps(folder, drawn, entry["run"], run, manifest["weights_md5"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{name}: {folder / paths.run(name)} is not whole ({type(e).__name__}: {e})"
                         ": copy it from the node again") from None  # fmt: skip
     if behind := sorted(stale & _upstream(entry, run, params, new)):
@@ -232,7 +232,8 @@ def take(folder: Path, entry: dict, params: config.Params) -> None:
             shutil.copyfile(folder / paths.run(run) / name, tmp)
     for drawn in _wanted(entry, config.find(params, run)):
         with atomic_folder(paths.predictions(drawn["id"])) as tmp:
-            shutil.copytree(folder / paths.predictions(drawn["id"]), tmp, dirs_exist_ok=True)
+            for file in (folder / paths.predictions(drawn["id"])).iterdir():
+                shutil.copyfile(file, tmp / file.name)
 
 
 def made(entry: dict, params: config.Params) -> list[str]:

@@ -54,7 +54,10 @@ def refresh(stages: dict[str, dict[str, list[str]]]) -> set[str]:
     """Mark every stage of `plan.stages`, given in an order in which makers precede users."""
     leftovers.unlock_snakemake()
     leftovers.mend()
-    unfresh = stale()
+    unfresh, now = stale(), time.time_ns()
+    for f in {f for stage in stages.values() for f in (*stage["inputs"], *stage["outputs"])}:
+        if os.path.exists(f) and os.stat(f).st_mtime_ns > now:
+            os.utime(f)  # from before the clock was set back: no marker would be newer
     for name, stage in stages.items():
         mark = Path(marker(name))
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from resegment.errors import UserError
-from resegment.files import Loader, atomic
+from resegment.files import atomic, parse_yaml
 
 LOCK, TMP = Path("dvc.lock"), Path(".dvc/tmp")
 SNAKEMAKE = Path(".snakemake")
@@ -71,7 +71,7 @@ def _whole(text: bytes) -> bool:
     if not text.endswith(b"\n"):
         return False
     try:
-        stages = yaml.load(text, Loader)["stages"].values()
+        stages = parse_yaml(text)["stages"].values()
         return all(
             s["cmd"]
             and all(item["path"] for side in ("deps", "outs") for item in s.get(side, []))

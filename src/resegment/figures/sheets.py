@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from resegment import native, paths
 from resegment.errors import UserError
+from resegment.files import write_image
 from resegment.geometry import restore
 
 TP, FN, FP = (0, 255, 0), (255, 0, 0), (0, 0, 255)  # RGB; RGA-Net figs 2-3, Mini-Net fig 2
@@ -63,7 +64,7 @@ def grid(run: dict, folder: Path) -> list[dict]:
         rows.append((f"{e['rank']}: {e['id']}, F1 {e['f1']:.4f}", [image, label, map_, mask]))
         if e["rank"] != "median":
             e["overlay"] = f"{run['experiment']}_overlay_{e['id']}.png"
-            cv2.imwrite(str(folder / e["overlay"]), overlay(image, mask)[..., ::-1])
+            write_image(folder / e["overlay"], overlay(image, mask)[..., ::-1])
     titles = ("image", "ground truth", "prediction", "analytic mask")
     sheet(titles, rows, folder / f"{run['experiment']}.png", legend=True)
     return found

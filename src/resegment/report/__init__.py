@@ -12,7 +12,6 @@ from statistics import median
 
 import jinja2
 import pandas as pd
-import yaml
 
 from resegment import figures, files, native, paths
 from resegment.errors import UserError
@@ -100,8 +99,8 @@ def build(campaign: str, runs: list[dict]) -> None:
         "papers": NAMES,
     }
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    careful = {"autoescape": True, "undefined": jinja2.StrictUndefined}
-    env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, **careful)
+    env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=True,
+                             undefined=jinja2.StrictUndefined)  # fmt: skip
     env.filters |= {"number": _number, "duration": _duration}
     env.globals["digits"] = lambda metric: DIGITS.get(metric, 4)
     with files.atomic(paths.reports(campaign) / "report.html") as tmp:
@@ -232,7 +231,7 @@ def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
 def _dataset(name: str, runs: list[dict]) -> dict:
     """What is known of a dataset, and how many images stand in each split."""
     path = paths.REGISTRY / "datasets.yaml"
-    registry = yaml.load(path.read_text(), files.Loader) if path.exists() else {}
+    registry = files.parse_yaml(path.read_text()) if path.exists() else {}
     images = list(native.manifest(name).values())
     splits = {}
     for run in (r for r in runs if r["dataset"] == name):

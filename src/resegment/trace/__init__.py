@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from hashlib import md5 as md5_of
 from pathlib import Path
 
-import yaml
-
-from resegment import config, paths
+from resegment import config, dialects, paths
 from resegment.errors import UserError
-from resegment.files import Loader, fingerprint, md5, read_json
+from resegment.files import AGAIN, fingerprint, md5, read_json
 
 
 def folder_md5(folder: Path) -> str:
@@ -52,7 +50,7 @@ def trace(
         "score": _stage(lock, f"score{cross}@{maps}"),
     }
     manifest_file = paths.run(run["run"]) / "manifest.json"
-    manifest = read_json(manifest_file) if manifest_file.exists() else None
+    manifest = _manifest(manifest_file) if manifest_file.exists() else None
     here = {
         "weights": f"runs/{run['run']}/weights.safetensors",
         "maps": f"runs/{maps}/predictions",
@@ -138,10 +136,11 @@ def asked(target: str, protocol: str) -> list[tuple[dict, str]]:
 
 def lock_now() -> dict:
     """{stage: its entry} of dvc.lock."""
-    try:
-        return yaml.load(Path("dvc.lock").read_text(), Loader)["stages"]
-    except FileNotFoundError:
-        raise UserError("dvc.lock is missing: run `snakemake` or `dvc repro` first") from None
+    if not Path("dvc.lock").exists():
+        raise UserError("dvc.lock is missing: run `snakemake` or `dvc repro` first")
+    from resegment.trace.upstream import recorded  # which imports from here
+
+    return recorded()
 
 
 def _stage(lock: dict, *names: str) -> dict:
@@ -160,11 +159,23 @@ def value(file: Path, metric: str, protocol: str) -> dict:
         run = file.parent.parent.relative_to("runs")
         raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")
     values = read_json(file)
-    if protocol not in values:
+    if not isinstance(values.get(protocol), dict):
         raise UserError(f"{file} has no protocol {protocol!r}; it has {', '.join(values)}")
     if metric not in values[protocol]:
         raise UserError(f"{file} has no metric {metric!r}; it has {', '.join(values[protocol])}")
     return values[protocol]
+
+
+def _manifest(file: Path) -> dict:
+    """The manifest of a training, as far as a trace shows it."""
+    found = read_json(file)
+    shown = ("fingerprints", "origin", "device", "versions", "cost")
+    lost = [k for k in shown if not isinstance(found.get(k, {}), dict)]
+    lost += [k for k in ("fingerprints", "weights_md5") if k not in found]
+    if lost or "parameters" not in found["fingerprints"]:
+        raise UserError(f"{file} is not as training writes it ({', '.join(lost) or 'fingerprints'})"
+                        f": {AGAIN}")  # fmt: skip
+    return found
 
 
 def _definition(protocol: str) -> dict:
@@ -174,7 +185,7 @@ def _definition(protocol: str) -> dict:
 def _params_agree(stages: Iterable[dict]) -> bool:
     from resegment.trace.upstream import at_key, differences  # which imports from here
 
-    tree = yaml.load(paths.PARAMS.read_text(), Loader)
+    tree = dialects.read(paths.PARAMS.read_text(), str(paths.PARAMS))
     recorded = [item for s in stages for item in s["params"].items()]
     return not any(differences(k, v, at_key(tree, k)) for k, v in recorded)
 

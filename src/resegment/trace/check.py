@@ -1,12 +1,11 @@
 """Whether what is here is what dvc.lock records behind a number, a file or a line of a table."""
 
-import csv
 from pathlib import Path
 
-from resegment import paths
+from resegment import files, paths
 from resegment.datasets import sums
 from resegment.trace import asked, tables, value
-from resegment.trace.upstream import behind, described, read, verify
+from resegment.trace.upstream import behind, described, read, recorded, verify
 
 
 def check(target: str, metric: str, protocol: str) -> dict:
@@ -20,7 +19,7 @@ def check(target: str, metric: str, protocol: str) -> dict:
     if metric:
         runs = asked(target, protocol)
         ids = [paths.cross(r["run"], r["on"]) if r.get("on") else r["run"] for r, _ in runs]
-        files = [str(paths.scores(i)) for i in ids]
+        folders = [str(paths.scores(i)) for i in ids]
         values = [
             {"run": i, "metric": metric, "protocol": name,
              "value": value(paths.scores(i) / "metrics.json", metric, name)[metric]}
@@ -29,11 +28,11 @@ def check(target: str, metric: str, protocol: str) -> dict:
         campaigns = dict.fromkeys(run["campaign"] for run, _ in runs)
         wrong += [said for c in campaigns for said in _of_row(c, target, metric)]
     else:
-        files = [line[0] if line else target]
+        folders = [line[0] if line else target]
         row = tables.line(target) if line else {}
         wrong += tables.disagreement(target, row) if line else []
-    lock = read("dvc.lock")["stages"]
-    stages = {name: s for file in files for name, s in behind(file, lock).items()}
+    lock = recorded()
+    stages = {name: s for file in folders for name, s in behind(file, lock).items()}
     wrong = verify(stages, read(str(paths.PARAMS))) + wrong
     return {"target": target, "values": values, "line": row, "stages": stages, "altered": wrong,
             "absent": absent(stages)}  # fmt: skip
@@ -44,8 +43,7 @@ def _of_row(campaign: str, row: str, metric: str) -> list[str]:
     table = paths.reports(campaign) / "ledger.csv"
     if not table.is_file():
         return []
-    with open(table, newline="") as f:
-        lines = list(enumerate(csv.DictReader(f), 2))
+    lines = list(enumerate(files.table(table, "row", "metric", *tables.NEEDED["ledger.csv"]), 2))
     return [said for number, line in lines if (line["row"], line["metric"]) == (row, metric)
             for said in tables.disagreement(f"{table}:{number}", line)]  # fmt: skip
 

@@ -14,6 +14,7 @@ from resegment import paths
 from resegment.errors import UserError
 from resegment.trace import on_disk
 from resegment.trace.upstream import at_key, behind, differences, read, shown
+from resegment.trace.upstream import recorded as stages_of
 
 
 def recorded(run_id: str, commit: str | None = None, scores: str | None = None) -> dict:
@@ -22,7 +23,7 @@ def recorded(run_id: str, commit: str | None = None, scores: str | None = None) 
     scores: another folder of scores of that run (on another dataset). Raises UserError, with near
     matches, where dvc.lock has no such run.
     """
-    stages = behind(scores or str(paths.scores(run_id)), read("dvc.lock", commit)["stages"])
+    stages = behind(scores or str(paths.scores(run_id)), stages_of(commit))
     sides = {side: {x["path"]: x["md5"] for s in stages.values() for x in s.get(side, [])}
              for side in ("deps", "outs")}  # fmt: skip
     params = [s.get("params", {}).get(str(paths.PARAMS), {}) for s in stages.values()]
@@ -45,7 +46,7 @@ def trace(run_id: str, metric: str, protocol: str, commit: str) -> dict:
     table = paths.reports(run_id.partition("/")[0]) / "scores.csv"
     source = _with_table(table, commit)
     text = shown(str(table), source)
-    lock = read("dvc.lock", source)["stages"]
+    lock = stages_of(source)
     of_table = {o["path"]: o["md5"] for s in lock.values() for o in s.get("outs", [])}
     then, now = read(str(paths.PARAMS), commit), read(str(paths.PARAMS))
     return found | {
@@ -74,7 +75,7 @@ def measuring(row: str, commit: str) -> list[dict]:
 
     Raises UserError where that commit's params.yaml or dvc.lock has none.
     """
-    tree, lock = read(str(paths.PARAMS), commit), read("dvc.lock", commit)["stages"]
+    tree, lock = read(str(paths.PARAMS), commit), stages_of(commit)
     made = {o["path"] for s in lock.values() for o in s.get("outs", [])}
     out = []
     for name, campaign in tree.get("campaigns", {}).items():
@@ -108,8 +109,10 @@ def _with_table(table: Path, commit: str) -> str:
 
 
 def _value(text: str, where: str, run_id: str, metric: str, protocol: str) -> float:
-    rows = [r for r in csv.DictReader(text.splitlines())
-            if r["run"] == run_id and r["seed"] != "observer2"]  # fmt: skip
+    table = list(csv.DictReader(text.splitlines()))
+    if lost := {"run", "seed", "protocol", "metric", "value"} - set(table[0] if table else ()):
+        raise UserError(f"{where} has no column {', '.join(sorted(lost))}")
+    rows = [r for r in table if r["run"] == run_id and r["seed"] != "observer2"]
     if not rows:
         raise UserError(f"{where} has no line of {run_id}")
     for column, name in (("protocol", protocol), ("metric", metric)):

@@ -11,13 +11,19 @@ from resegment.errors import UserError
 from resegment.files import read_json
 from resegment.trace import lock_now, on_disk, past, trace
 from resegment.trace import text as text_of_run
-from resegment.trace.upstream import read, shown
+from resegment.trace.upstream import recorded, shown
+
+NEEDED = {  # the columns of a line that can be computed again
+    "scores.csv": ("run", "seed", "protocol", "metric", "value"),
+    "cross.csv": ("run", "scored_on", "protocol", "metric", "value"),
+    "ledger.csv": ("runs", "protocol", "metric", "mean", "sd"),
+}
 
 
 def split(target: str) -> tuple[str, int] | None:
     """("reports/a/ledger.csv", 12) of "reports/a/ledger.csv:12"; None for anything else."""
     table, _, number = target.rpartition(":")
-    return (table, int(number)) if table and number.isdigit() else None
+    return (table, int(number)) if table and re.fullmatch("[0-9]{1,9}", number) else None
 
 
 def line(target: str, at: str | None = None) -> dict[str, str]:
@@ -26,10 +32,17 @@ def line(target: str, at: str | None = None) -> dict[str, str]:
     Raises UserError where there is no such file or line.
     """
     path, number = split(target)
-    rows = shown(path, at).splitlines()
+    try:
+        rows = list(csv.reader(shown(path, at).splitlines(), strict=True))
+    except csv.Error as e:
+        raise UserError(f"{path} is no table ({e}): name one of reports") from None
     if not 2 <= number <= len(rows):
         raise UserError(f"{path} has no line {number}: it has lines 2 to {len(rows)}")
-    return next(csv.DictReader([rows[0], rows[number - 1]]))
+    header, row = rows[0], rows[number - 1]
+    if len(row) != len(header) or len(set(header)) < len(header):
+        raise UserError(f"{target} has {len(row)} cells under {len(header)} names: that is no line "
+                        "of a table")  # fmt: skip
+    return dict(zip(header, row, strict=True))
 
 
 def runs(target: str, row: dict[str, str], lock: dict) -> list[tuple[str, str | None]]:
@@ -68,7 +81,7 @@ def follow(target: str, at: str | None = None) -> dict:
     A run that cannot be traced has {"run", "problem"}. Raises UserError as `line` and `runs` do.
     """
     row = line(target, at)
-    lock = read("dvc.lock", at)["stages"] if at else lock_now()
+    lock = recorded(at) if at else lock_now()
     table = split(target)[0]
     made = {o["path"]: (name, o["md5"]) for name, s in lock.items() for o in s.get("outs", [])}
     maker, digest = made.get(table, (None, None))
@@ -111,6 +124,8 @@ def disagreement(target: str, row: dict[str, str]) -> list[str]:
     they are here. Other tables give no line: their MD5 alone is judged, by `verify`.
     """
     name = Path(split(target)[0]).name
+    if absent := [k for k in NEEDED.get(name, ()) if k not in row]:
+        return [f"{target}: the table has no column {absent[0]}"]
     if name in ("scores.csv", "cross.csv"):
         run = paths.cross(row["run"], row["scored_on"]) if "scored_on" in row else row["run"]
         files, columns = [paths.scores(run) / "metrics.json"], ("value",)

@@ -9,26 +9,71 @@ import yaml
 from resegment import paths
 from resegment.datasets import sums
 from resegment.errors import UserError
-from resegment.files import Loader, md5, read_json, sha256
+from resegment.files import md5, parse_yaml, read_json, sha256
 from resegment.trace import folder_md5
 
 
 def shown(name: str, at: str | None = None) -> str:
     """The text of a file of the checkout, or as it stood in the commit `at`."""
     if at is None:
-        try:
-            return Path(name).read_text()
-        except FileNotFoundError:
-            raise UserError(f"{name} is not here: name a file of this checkout") from None
-    found = subprocess.run(["git", "show", f"{at}:{name}"], capture_output=True, text=True)
-    if found.returncode:
-        raise UserError(f"git has no {name} in {at}: {' '.join(found.stderr.split())}")
-    return found.stdout
+        if not Path(name).is_file():
+            raise UserError(f"{name} is not here: name a file of this checkout")
+        found = Path(name).read_bytes()
+    else:
+        # a commit is no option: `--output=FILE` would write
+        command = ["git", "show", "--end-of-options", f"{at}:{name}"]
+        answer = subprocess.run(command, capture_output=True)
+        if answer.returncode:
+            said = " ".join(answer.stderr.decode(errors="replace").split())
+            raise UserError(f"git has no {name} in {at}: {said}")
+        found = answer.stdout
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is no text: name a table") from None
 
 
 def read(name: str, at: str | None = None) -> dict:
     """A YAML file, now or at a commit: plain, not validated, as its shape may have been another."""
-    return yaml.load(shown(name, at), Loader)
+    where = f"{name}{f' of {at}' if at else ''}"
+    try:
+        found = parse_yaml(shown(name, at))
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(e).split())[:300]}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{where} holds no mapping: `git checkout {name}` restores it")
+    return found
+
+
+def recorded(at: str | None = None) -> dict[str, dict]:
+    """{stage: its entry} of dvc.lock, now or at a commit.
+
+    Raises UserError, with the first such stage, where an entry has not the shape that DVC gives it.
+    """
+    stages = read("dvc.lock", at).get("stages", {})
+    for name, stage in stages.items() if isinstance(stages, dict) else [("stages", stages)]:
+        if not isinstance(name, str) or not _whole(stage):
+            raise UserError(f"dvc.lock{f' of {at}' if at else ''}: {name} is not as DVC writes it: "
+                            "`git checkout dvc.lock` restores it")  # fmt: skip
+    return stages
+
+
+def _whole(stage: object) -> bool:
+    """Whether an entry of dvc.lock has a command, files with an MD5, and parameters by file."""
+
+    def file(entry: object) -> bool:
+        return isinstance(entry, dict) and all(
+            isinstance(entry.get(k), str) for k in ("path", "md5")
+        )
+
+    return (
+        isinstance(stage, dict)
+        and isinstance(stage.get("cmd", ""), str)
+        and all(isinstance(stage.get(side, []), list) for side in ("deps", "outs"))
+        and all(map(file, [*stage.get("deps", []), *stage.get("outs", [])]))
+        and isinstance(stage.get("params", {}), dict)
+        and isinstance(stage.get("params", {}).get(str(paths.PARAMS), {}), dict)
+    )
 
 
 def behind(path: str, lock: dict) -> dict[str, dict]:
@@ -138,6 +183,6 @@ def described(stages: dict[str, dict]) -> str:
     """One line a stage: its name, what it made and the MD5."""
     lines = []
     for name, stage in stages.items():
-        lines += [f"  {name}    {stage['cmd']}"]
+        lines += [f"  {name}    {stage.get('cmd', '')}"]
         lines += [f"    {o['md5']:36} {o['path']}" for o in stage.get("outs", [])]
     return "\n".join(lines)
