@@ -23,8 +23,9 @@ wildcard_constraints:
     campaign="[a-z0-9_-]+",
 
 
-# --single-item: neighbours' inputs stay unlocked; --wait-for-lock: a busy lock is no failure.
-REPRO = "dvc --wait-for-lock repro --single-item" + (
+# --single-item: neighbours' inputs stay unlocked; --wait-for-lock: a busy lock is no failure;
+# exec: were only a shell killed, DVC would record what Snakemake takes away of a failed job.
+REPRO = "exec dvc --wait-for-lock repro --single-item" + (
     " --force" if config.get("force") else ""
 )
 

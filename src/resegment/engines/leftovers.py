@@ -172,10 +172,20 @@ def under_dvc() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if _orphan():
+        raise UserError("the dvc that started this verb was killed: nothing is made")
     with contextlib.suppress(BlockingIOError, FileNotFoundError), _held(TMP / "lock"):
         if _cut():
             raise UserError(f"{LOCK} was cut short, as by a kill, so DVC does not know what is "
                             "finished: type `resegment plan`, then the same again")  # fmt: skip
+
+
+def _orphan() -> bool:
+    """Whether the parent died before it could be followed, so that init is the parent now."""
+    try:
+        return os.getppid() == 1 and not os.path.samefile("/proc/1/cwd", ".")  # DVC may be init
+    except PermissionError:
+        return True
 
 
 def _say(what: str) -> None:
