@@ -250,6 +250,21 @@ def test_the_dead_in_the_rwlock(tmp, capsys, tmp_path):
 # dvc.lock
 
 
+@pytest.mark.fault("Killed", "A lock of DVC names a process of another machine, where a job of a "
+                   "living Snakemake runs",
+                   "nothing is removed while any Snakemake lives in the checkout")  # fmt: skip
+def test_what_jobs_elsewhere_hold(tmp):
+    text = json.dumps({"write": {"a": {"pid": 2**22 - 1, "cmd": "dvc"}}, "read": {}})
+    (tmp / "rwlock").write_text(text)
+    leftovers.SNAKEMAKE.mkdir()
+    with open(leftovers.ALIVE, "a") as alive:
+        fcntl.flock(alive, fcntl.LOCK_SH)
+        leftovers.mend()
+        assert (tmp / "rwlock").read_text() == text
+    leftovers.mend()
+    assert "4194303" not in (tmp / "rwlock").read_text()
+
+
 @pytest.mark.fault(
     "Killed",
     "dvc.lock is cut short at every length",

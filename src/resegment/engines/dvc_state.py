@@ -52,8 +52,8 @@ def stale() -> set[str]:
 
 def refresh(stages: dict[str, dict[str, list[str]]]) -> set[str]:
     """Mark every stage of `plan.stages`, given in an order in which makers precede users."""
-    leftovers.unlock_snakemake()
     leftovers.mend()
+    leftovers.unlock_snakemake()
     unfresh, now = stale(), time.time_ns()
     for f in {f for stage in stages.values() for f in (*stage["inputs"], *stage["outputs"])}:
         if os.path.exists(f) and os.stat(f).st_mtime_ns > now:

@@ -23,14 +23,23 @@ from resegment.files import atomic, parse_yaml
 
 LOCK, TMP = Path("dvc.lock"), Path(".dvc/tmp")
 SNAKEMAKE = Path(".snakemake")
+ALIVE = SNAKEMAKE / "alive"  # locked by every Snakemake that lives here
 _open: list = []  # files whose locks this process keeps until it dies
 
 
 def mend() -> None:
-    """Mend what DVC refuses, and say so in a line each. Nothing is touched while a DVC is at work:
-    a file that it is writing looks cut, too."""
+    """Mend what DVC refuses, and say so in a line each. Nothing is touched while a DVC is at work,
+    a file that it is writing looks cut, too, nor while a Snakemake is: its jobs may be on other
+    machines, of whose processes this one knows nothing."""
+    SNAKEMAKE.mkdir(exist_ok=True)
+    ALIVE.touch()
     nothing = BlockingIOError, FileNotFoundError  # at work; never was
-    with contextlib.suppress(*nothing), _held(TMP / "lock"), _held(TMP / "rwlock.lock"):
+    with (
+        contextlib.suppress(*nothing),
+        _held(ALIVE),
+        _held(TMP / "lock"),
+        _held(TMP / "rwlock.lock"),
+    ):
         _mend_rwlock(TMP / "rwlock")
         _mend_lock()
 
@@ -148,7 +157,7 @@ def unlock_snakemake() -> None:
     Each keeps a lock of the kernel's, which ends with it; who gets it alone is alone.
     """
     SNAKEMAKE.mkdir(exist_ok=True)
-    _open.append(open(SNAKEMAKE / "alive", "a"))
+    _open.append(open(ALIVE, "a"))
     with contextlib.suppress(OSError):  # a file system without locks: Snakemake refuses as ever
         try:
             fcntl.flock(_open[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
