@@ -57,6 +57,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     sweep(path)
     with _named(path):
         tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -21,6 +21,14 @@ def pytest_addoption(parser):
     parser.addoption("--write", action="store_true", help="keep what was tried in results.csv")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What needs a finished pipeline is slow, if only to make it."""
+    for item in items:
+        if "done" in getattr(item, "fixturenames", ()) and "tests/faults" in item.nodeid:
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def tried(record_property) -> Callable[[int], None]:
     """tried(n): this test did it n times, not once."""

@@ -171,6 +171,7 @@ def test_a_full_disk_again_and_again(small, tried, verb, seed):
     tried(5)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("Full disk", "The last image of a data set finds too little space",
                    "The verb fails and keeps the former images; none is cut short in silence"
                    )  # fmt: skip
@@ -503,6 +504,7 @@ def test_no_home(bound, work, verb, home):
     assert said.code == 0 and not [x for x in said.err.splitlines() if "onnxruntime" not in x], said
 
 
+@pytest.mark.slow
 @pytest.mark.fault("Full disk", "The folder in which a convolution is compiled is full",
                    "It is computed without the compiled form, which is said in one line"
                    )  # fmt: skip

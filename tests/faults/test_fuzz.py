@@ -101,6 +101,7 @@ def covers(said, used) -> bool:
     return whole and (said == used or said is used or (said != said and math.isnan(used)))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "Bad data",
     "params.yaml has bytes, lines, words or indents changed, or is cut",
@@ -147,6 +148,7 @@ def small(root) -> dict:
     return tree | {"defaults": {}}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "Bad data",
     "params.yaml has values and branches replaced, removed, added, renamed or moved",

@@ -265,6 +265,7 @@ def test_what_jobs_elsewhere_hold(tmp):
     assert "4194303" not in (tmp / "rwlock").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "Killed",
     "dvc.lock is cut short at every length",
