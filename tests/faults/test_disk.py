@@ -46,6 +46,7 @@ VERBS = {
     "audit": (["--write"], ["data/published/audit.csv"], 0),
     "plan": ([], ["dvc.yaml"], 0),
 }  # fmt: skip
+LOCKS = "checkpoints/", ".dvc/cache/locks/"  # what a training goes on from, and was held by
 FULL = re.compile(r"resegment: (\S+): No space left on device: free some space, then run the "
                   "command again")  # fmt: skip
 
@@ -126,7 +127,7 @@ def fill(small: disk.Disk, verb: str, times: int, seed: int) -> None:
         assert tries < 60, f"{verb} never failed"
         pages = int(most * (failed + rng.random()) / times)
         note = f"{verb}, seed {seed}, {pages} pages free"
-        before = disk.tree(work, "checkpoints/")
+        before = disk.tree(work, *LOCKS)
         small.leave(pages)
         free = small.free()
         said = small.verb(verb, *words, at="w")
@@ -139,7 +140,7 @@ def fill(small: disk.Disk, verb: str, times: int, seed: int) -> None:
             continue
         failed += 1
         assert FULL.fullmatch(sentence(said)), (note, said)
-        now = disk.tree(work, "checkpoints/")
+        now = disk.tree(work, *LOCKS)
         changed = {f for f in now.keys() | before.keys() if now.get(f) != before.get(f)}
         assert all(wanted.get(f) == now.get(f) for f in changed), (note, changed)  # finished, whole
         assert not [f for f in now if f not in before and f not in wanted], (note, changed)
@@ -404,10 +405,10 @@ VANISHING = {
 def test_an_input_that_vanishes(bound, work, verb):
     call, after, gone = VANISHING[verb]
     outs = VERBS[verb][1]
-    before = disk.tree(work, "checkpoints/")
+    before = disk.tree(work, *LOCKS)
     said = bound.verb(verb, *VERBS[verb][0], at="w",
                       remove={"call": call, "after": after, "paths": gone})  # fmt: skip
-    now = disk.tree(work, "checkpoints/")
+    now = disk.tree(work, *LOCKS)
     assert not any((work / path).exists() for path in gone)
     if said.code:
         assert any(path.split("/")[-1] in sentence(said) for path in gone), said

@@ -17,6 +17,7 @@ from resegment.errors import UserError
 from resegment.files import fingerprint, md5, read_json
 
 MANIFEST = "manifest.json"
+TRACKED = ".json", ".csv", ".safetensors"  # of the files that rules of Snakemake name
 
 
 @contextlib.contextmanager
@@ -62,18 +63,18 @@ def held(
 
     Parameters and code that are edited and put back do no harm: the ones were read once, the others
     are loaded here, at once. Data may have been read meanwhile, so a file that was only written
-    anew fails the stage, too, but for manifests, whose times Snakemake moves. A file that its
-    folder's manifest names must be that file, or nothing begins.
+    anew fails the stage, too, but for the kinds whose times another `snakemake` moves. A file that
+    its folder's manifest names must be that file, or nothing begins.
     """
     planning.check(config.load())
     inputs = list(dict.fromkeys(inputs))
-    vouched, manifests = _vouched(inputs), [f for f in inputs if f.name == MANIFEST]
+    vouched, moved = _vouched(inputs), [f for f in inputs if f.suffix in TRACKED]
     code = closure.files(*roots).values()
 
     def now() -> dict[str, object]:
         data = {f: (s.st_size, s.st_mtime_ns, s.st_ino)
                 for f, s in ((f, f.stat()) for f in inputs if f.is_file())}  # fmt: skip
-        data |= {f: md5(f) for f in (*manifests, *code) if f.is_file()}
+        data |= {f: md5(f) for f in (*moved, *code) if f.is_file()}
         return {str(f): seen for f, seen in data.items()}
 
     def changed() -> list[str]:
