@@ -17,7 +17,7 @@ from resegment.errors import UserError
 from resegment.files import fingerprint, md5, read_json
 
 MANIFEST = "manifest.json"
-TRACKED = ".json", ".csv", ".safetensors"  # of the files that rules of Snakemake name
+TRACKED = ".json", ".csv"  # small files that rules of Snakemake name
 
 
 @contextlib.contextmanager
