@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ import typer
 
 from resegment import closure, config, devices, files, paths
 from resegment.cli import data
-from resegment.cli.record import alone, held, inside, origin, pairs, shared
+from resegment.cli.record import alone, held, inside, origin, pairs, shared, taken
 from resegment.engines import plan as planning
 from resegment.errors import UserError
-from resegment.files import atomic, fingerprint, read_json
+from resegment.files import fingerprint
 
 app = typer.Typer(
     help="Re-run published segmentation papers and put every printed number beside the measured.",
@@ -149,26 +148,6 @@ def train(run_id: RunId, device: Device = "auto"):
             fit(run, config.trained_by(run), folder, paths.run(run_id), where, origin(), first)
         if "DVC_STAGE" not in os.environ:  # else killed before it records this, DVC would train
             checkpoint.remove(run_id)  # anew: the stage after it, `predict`, removes the checkpoint
-
-
-def taken(run_id: str, checkout: Path) -> bool:
-    """Whether the run stands trained in a checkout that was waited for, of the parameters, data and
-    code here; then it is copied where that is another clone."""
-    from resegment import proof
-
-    run, at, here = resolved(run_id), checkout / paths.run(run_id), paths.run(run_id)
-    other = at.resolve() != here.resolve()
-    try:
-        for name in proof.TRAINED:
-            (at / name).stat()
-        if proof.unlike(read_json(at / "manifest.json"), run) or any(proof.kept(at, run_id)):
-            return False
-        for name in proof.TRAINED if other else ():
-            with atomic(here / name) as tmp:
-                shutil.copyfile(at / name, tmp)
-        return not any(proof.kept(here, run_id))
-    except proof.NOT_WHOLE:
-        return False  # it failed, or takes its files away: trained here, then
 
 
 @app.command()

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from resegment import closure, config, devices, paths
 from resegment.engines import plan as planning
 from resegment.errors import UserError
-from resegment.files import fingerprint, md5, read_json
+from resegment.files import atomic, fingerprint, md5, read_json
 
 MANIFEST = "manifest.json"
 TRACKED = ".json", ".csv"  # small files that rules of Snakemake name
@@ -49,6 +50,27 @@ def shared() -> Path:
     settings = configparser.ConfigParser(interpolation=None, strict=False)
     settings.read([".dvc/config", ".dvc/config.local"])
     return Path(".dvc") / settings.get("cache", "dir", fallback="cache") / "locks"
+
+
+def taken(run_id: str, checkout: Path) -> bool:
+    """Whether the run stands trained in a checkout that was waited for, of the parameters, data and
+    code here; then it is copied where that is another clone."""
+    from resegment import proof
+
+    run, here = config.find(config.load(), run_id), paths.run(run_id)
+    at = checkout / here
+    other = at.resolve() != here.resolve()
+    try:
+        for name in proof.TRAINED:
+            (at / name).stat()
+        if proof.unlike(read_json(at / "manifest.json"), run) or any(proof.kept(at, run_id)):
+            return False
+        for name in proof.TRAINED if other else ():
+            with atomic(here / name) as tmp:
+                shutil.copyfile(at / name, tmp)
+        return not any(proof.kept(here, run_id))
+    except proof.NOT_WHOLE:
+        return False  # it failed, or takes its files away: trained here, then
 
 
 @contextlib.contextmanager
