@@ -6,12 +6,15 @@ import faults
 import pytest
 
 
-def marked() -> dict[str, tuple]:
+def marked(campaign: bool) -> dict[str, tuple]:
     """{test: (kind, what, outcome)} of this folder, as written in its files."""
     out = {}
     for file in sorted(faults.HERE.glob("test_*.py")):
         for node in ast.parse(file.read_text()).body:
-            for mark in getattr(node, "decorator_list", []):
+            marks = [ast.unparse(mark) for mark in getattr(node, "decorator_list", [])]
+            if ("pytest.mark.campaign" in marks) != campaign:
+                continue
+            for mark in node.decorator_list if marks else []:
                 if ast.unparse(mark).startswith("pytest.mark.fault("):
                     words = tuple(map(ast.literal_eval, mark.args))
                     out[f"tests/faults/{file.name}::{node.name}"] = words
@@ -23,8 +26,11 @@ def test_the_page_shows_the_rows():
 
 
 def test_every_row_is_a_test_and_every_test_a_row():
+    """But for campaigns that have not come to their end since they were last changed."""
     rows = {r["test"]: (r["kind"], r["fault"], r["outcome"]) for r in faults.read()}
-    assert rows == marked()
+    short, long = marked(campaign=False), marked(campaign=True)
+    assert {t: said for t, said in rows.items() if t not in long} == short
+    assert {t: said for t, said in rows.items() if t in long}.items() <= long.items()
 
 
 @pytest.mark.parametrize("row", faults.read(), ids=lambda r: r["test"].partition("::")[2])
