@@ -104,7 +104,7 @@ def monuseg_files(ids=(monuseg.IDS[0], monuseg.TEST[0])) -> dict[str, bytes]:
         if id in monuseg.TEST:
             folders = ("MoNuSegTestData",) * 2
         out[f"{folders[0]}/{id}.tif"] = encoded(".tif", photograph(k))
-        out[f"{folders[1]}/{id}.xml"] = aperio([square(5, 6 + k, 10)])
+        out[f"{folders[1]}/{id}.xml"] = aperio([square(5, 6 + k % 8, 10)])
     return out
 
 

@@ -112,7 +112,8 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
     """{path in the bundle: (file here, the MD5 that a manifest gives it)} of code and data."""
     models = {f"resegment.models.{r['model']['name']}" for r in runs}
     code = closure.files("resegment.node", *sorted(models))
-    for module in closure.PLUMBING - {"resegment.config"}:  # parameters travel resolved
+    parsing = {"resegment.config", "resegment.dialects"}  # parameters travel resolved
+    for module in closure.PLUMBING - parsing:
         name = f"{module.removeprefix('resegment').removeprefix('.') or '__init__'}.py"
         code[name] = closure.PACKAGE / name
     out = {f"src/resegment/{name}": (file, None) for name, file in code.items()}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # Plumbing cannot change a number: what it yields (parameters, paths) is tracked by its value.
-PLUMBING = {"resegment", *(f"resegment.{m}" for m in ("errors", "files", "paths", "config",
-                                                      "closure", "devices"))}  # fmt: skip
+PLUMBING = {"resegment", *(f"resegment.{m}" for m in (
+    "errors", "files", "paths", "config", "dialects", "closure", "devices"))}  # fmt: skip
 
 
 def _file(module: str) -> Path | None:

@@ -33,7 +33,7 @@ from resegment.files import md5
 SEED = 20261121
 REPORTS = "reports/sample-tiny"
 # what every run says anew in its manifest; the rest of it must be equal
-VARY = {"started", "cost", "origin", "resumed_after_epoch"}
+VARY = {"started", "cost", "origin", "resumed_after_epoch", "seal"}
 # {verb: (its stage, the words after it, what the stage makes)}
 STAGES = {
     "ingest": ("ingest@sample", "sample", ["data/native/sample"]),
