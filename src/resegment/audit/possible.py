@@ -56,12 +56,12 @@ def testsets() -> list[TestSet]:
     out = []
     for row in t.to_dict("records"):
         where = f"{row['dataset']} {row['split']} {row['region']} {row['space']}"
-        counts = " ".join(row[k] for k in t.columns if k[:6] in ("images", "vessel", "pixels"))
-        if not re.fullmatch(r"[0-9 ]{1,100000}", counts):
+        one = [row[k] for k in ("images", "vessel", "pixels")]
+        many = [row[f"{k}_per_image"] for k in ("vessel", "pixels")]
+        if not all(re.fullmatch("[0-9]{1,18}", n) for n in (*one, *" ".join(many).split())):
             raise UserError(f"{path}: {where}: counts are whole numbers: restore it")
-        each = (row[f"{k}_per_image"].split() for k in ("vessel", "pixels"))
-        vessel, pixels = (tuple(map(int, counts)) for counts in each)
-        said = [int(row[k]) for k in ("images", "vessel", "pixels")]
+        vessel, pixels = (tuple(map(int, counts.split())) for counts in many)
+        said = [int(n) for n in one]
         whole = len(vessel) == len(pixels) and all(
             v <= p > 0 for v, p in zip(vessel, pixels, strict=True)
         )

@@ -164,7 +164,7 @@ def _files(manifest: Path) -> dict[str, str] | None:
 
 
 def at_key(tree: dict, key: str):
-    for part in key.split("."):
+    for part in str(key).split("."):  # an altered dvc.lock may hold numbers as keys
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
 
@@ -172,7 +172,7 @@ def at_key(tree: dict, key: str):
 def differences(key: str, recorded, now) -> list[str]:
     """`key.sub: recorded ..., now ...` for every leaf that differs."""
     if isinstance(recorded, dict) and isinstance(now, dict):
-        return [line for k in sorted(recorded | now)
+        return [line for k in sorted(recorded | now, key=str)
                 for line in differences(f"{key}.{k}", recorded.get(k), now.get(k))]  # fmt: skip
     same = recorded == now or (isinstance(now, float) and _float(recorded) == now)
     return [] if same else [f"{key}: dvc.lock has {recorded}, now it is {now}"]
