@@ -13,7 +13,7 @@ from collections.abc import Callable
 import faults
 import pytest
 
-FOUND: dict[str, dict] = {}  # rows of this session, by test
+FOUND: dict[str, dict] = {}  # rows of this run of pytest, by test
 FAILED: set[str] = set()
 
 

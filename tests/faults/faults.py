@@ -18,7 +18,7 @@ def read() -> list[dict]:
 
 
 def write(found: list[dict]) -> None:
-    """Rows of this session in place of those of the same test; the others stay, but for those of
+    """New rows in place of those of the same test; the others stay, but for those of
     tests that are no more."""
     rows = {r["test"]: r for r in (*read(), *found)}
     rows = {t: r for t, r in rows.items() if (HERE.parents[1] / t.partition("::")[0]).exists()}
