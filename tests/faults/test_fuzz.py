@@ -44,7 +44,7 @@ from resegment.datasets import registry, sums
 from resegment.engines import adopt, plan
 from resegment.trace import check, tables
 
-PLAIN_VERB = re.compile(r"resegment [a-z]+ [a-z0-9_/-]+( --on [a-z0-9_-]+)?")
+PLAIN_VERB = re.compile(r"exec resegment [a-z]+ [a-z0-9_/-]+( --on [a-z0-9_-]+)?")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ DVC_YAML = Path("dvc.yaml")
 HEADER = """\
 # Made by `resegment plan` from params.yaml: change that file, not this one.
 # DVC decides by content what is stale; every command is a verb that you can type yourself.
+# exec: no shell stays between DVC and a verb, which ends with DVC.
 """
 
 
@@ -36,12 +37,12 @@ def templates() -> dict[str, dict]:
     ]
     network = "src/resegment/models/${item.model}"  # a module, or a folder that holds nothing else
     prepare = {
-        "cmd": "resegment prepare ${key}",
+        "cmd": "exec resegment prepare ${key}",
         "deps": [native, split, *code("prepare")],
         "params": ["recipes.${item.recipe}"],
     }
     train = {
-        "cmd": "resegment train ${key}",
+        "cmd": "exec resegment train ${key}",
         "deps": ["data/prepared/${item.data}", network, *code("train")],
         "params": [*model, "experiments.${item.experiment}.train"],
         "outs": [
@@ -52,7 +53,7 @@ def templates() -> dict[str, dict]:
     }
     other = ["runs/${item.initial}/weights.safetensors"]
     predict = {
-        "cmd": "resegment predict ${item.run} --on ${item.dataset}",
+        "cmd": "exec resegment predict ${item.run} --on ${item.dataset}",
         "deps": [
             "runs/${item.run}/weights.safetensors",
             native,
@@ -64,7 +65,7 @@ def templates() -> dict[str, dict]:
         "outs": ["runs/${key}/predictions"],
     }
     score = {
-        "cmd": "resegment score ${item.run} --on ${item.dataset}",
+        "cmd": "exec resegment score ${item.run} --on ${item.dataset}",
         "deps": ["runs/${key}/predictions", native, split, *code("score", "drawn")],
         "params": ["protocols", "recipes.${item.recipe}"],
         "outs": ["runs/${key}/scores"],
@@ -72,7 +73,7 @@ def templates() -> dict[str, dict]:
     own = ["runs/${item.run}/scores"]  # the thresholds, chosen on the run's own training images
     return {
         "ingest": {
-            "cmd": "resegment ingest ${key}",
+            "cmd": "exec resegment ingest ${key}",
             "deps": ["${item.originals}", "src/resegment/datasets/${key}.py",
                      *code("ingest", "datasets.registry", "datasets.fov", "datasets.record",
                            "datasets.isic")],
@@ -82,8 +83,8 @@ def templates() -> dict[str, dict]:
         "prepare-large": prepare | {"outs": [{"data/prepared/${key}": {"cache": False}}]},
         "train": train,
         "train-from": train | {"deps": [*train["deps"], *other]},
-        "predict": predict | {"cmd": "resegment predict ${key}"},
-        "score": score | {"cmd": "resegment score ${key}"},
+        "predict": predict | {"cmd": "exec resegment predict ${key}"},
+        "score": score | {"cmd": "exec resegment score ${key}"},
         "predict-cross": predict,
         "score-cross": score | {"deps": [*score["deps"], *own]},
     }  # fmt: skip
@@ -144,7 +145,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
         scores = [f"{f}/scores" for f in folders]
         crossed = [f"runs/{paths.cross(r['run'], d)}/scores" for r in runs for d in r["cross"]]
         out[f"ledger-{name}"] = {
-            "cmd": f"resegment ledger {name}",
+            "cmd": f"exec resegment ledger {name}",
             "deps": [*scores, *crossed, *(f"{f}/history.csv" for f in folders), *manifests,
                      *published,
                      *code("ledger", "proof")],
@@ -152,7 +153,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "outs": [{t: {"cache": False}} for t in tables],
         }  # fmt: skip
         out[f"figures-{name}"] = {
-            "cmd": f"resegment figures {name}",
+            "cmd": f"exec resegment figures {name}",
             "deps": [*tables, *manifests, *scores, *(f"{f}/predictions" for f in folders), *sets,
                      *splits,
                      "src/resegment/style.mplstyle", *code("figures", "proof")],
@@ -160,7 +161,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
             "outs": [{f"{here}/figures": {"cache": False}}, f"{here}/pictures"],
         }  # fmt: skip
         out[f"report-{name}"] = {
-            "cmd": f"resegment report {name}",
+            "cmd": f"exec resegment report {name}",
             "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *published,
                      *sets, *splits,
                      *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES),
