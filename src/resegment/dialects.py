@@ -34,12 +34,16 @@ Loader.add_implicit_resolver(f"{TAG}float", ALIKE["float"], list("-0123456789"))
 
 def read(text: str, where: str) -> object:
     """The tree in `text`. Raises UserError with `where` and the line of the first mistake."""
-    depth, loader = 0, Loader(text)
+    levels, loader = [], Loader(text)
     try:
         for event in yaml.parse(text, Loader):  # before anything recurses
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEPTH:
+            if isinstance(event, yaml.CollectionStartEvent):
+                levels.append(event.flow_style)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                levels.pop()
+            elif isinstance(event, yaml.ScalarEvent) and any(levels):
+                _apart(event)
+            if len(levels) > DEPTH:
                 raise _wrong(event, f"more than {DEPTH} levels, one in the other")
         node = loader.get_single_node()
         if node is None:
@@ -59,6 +63,13 @@ def read(text: str, where: str) -> object:
 
 def _wrong(at: yaml.Node | yaml.Event, said: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=said, problem_mark=at.start_mark)
+
+
+def _apart(event: yaml.ScalarEvent) -> None:
+    """Raise where DVC's reader does: a colon within a plain word between brackets."""
+    if not event.style and ":" in event.value:
+        said = f"{event.value[:40]!r} needs a space after its colon, or quotes"
+        raise _wrong(event, said)
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:

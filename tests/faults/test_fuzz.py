@@ -181,6 +181,7 @@ BOMB, MERGES = nested("a: &a [1]\n", "[%s]"), nested("a: &a {x: 1}\n", "{<<: [%s
     ("text", "said"),
     [
         ("recipes: {}\nactive: []\nrecipes: {}", "line 3: recipes stands there twice"),
+        ("a: 1\nb: {c:z 1}", "line 2: 'c:z 1' needs a space after its colon"),
         ("a: {b: 1, 'b': 2}", "line 1: b stands there twice"),
         ("a: {<<: {b: 1}, <<: {c: 1}}", "<< stands there twice"),
         *((f"a: 1\nb: {word}", f"line 2: '{word[:9]}")
@@ -567,7 +568,8 @@ def typed(monkeypatch) -> None:
                 code = e.code or 0
         out, err = (s.flush() or s.buffer.getvalue().decode() for s in streams)
         assert code in (0, 1, 2) and "Traceback" not in err, (line, err)
-        said = re.search("^(resegment: |refused ).", err, re.M)
+        assert "\x1b" not in err, (line, err)
+        said = re.search(r"^(resegment: |refused )\s*\S", err, re.M)
         assert code != 1 or said or "--verify" in line, (line, err)
         assert sorted(p.name for p in Path().iterdir()) == before, line
 

@@ -438,10 +438,16 @@ def main():
         leftovers.under_dvc()
         app()
     except UserError as e:
-        print(f"resegment: {e}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(str(e))
     except OSError as e:
         if e.errno is None:
             raise
-        print(f"resegment: {files.trouble(e)}", file=sys.stderr)
-        sys.exit(1)
+        _refuse(files.trouble(e))
+
+
+def _refuse(said: str) -> None:
+    """End with a sentence; a name in it that holds control characters commands no terminal."""
+    from resegment.unpack import plain
+
+    print("resegment:", "\n".join(map(plain, said.split("\n"))), file=sys.stderr)
+    sys.exit(1)
