@@ -120,7 +120,10 @@ def _value(text: str, where: str, run_id: str, metric: str, protocol: str) -> fl
         if name not in have:
             raise UserError(f"{where} has no {column} {name!r}; it has {', '.join(have)}")
         rows = [r for r in rows if r[column] == name]
-    return float(rows[0]["value"] or "nan")
+    try:
+        return float(rows[0]["value"] or "nan")
+    except ValueError as e:
+        raise UserError(f"{where} has no number there: {e}") from None
 
 
 def _changed(parameters: dict, tree: dict) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from resegment import config, paths, published
-from resegment.errors import UserError
+from resegment import config, files, paths, published
+from resegment.errors import Unreadable, UserError
 from resegment.files import read_json
 from resegment.trace import lock_now, on_disk, past, trace
 from resegment.trace import text as text_of_run
@@ -124,9 +124,12 @@ COMPUTED = ("scores.csv", "cross.csv", "ledger.csv")
 
 def disagreements(table: Path) -> list[str]:
     """`disagreement` of every line of a table."""
-    with open(table, newline="") as f:
-        lines, known = list(enumerate(csv.DictReader(f), 2)), cache(read_json)
-    return [said for n, row in lines for said in disagreement(f"{table}:{n}", row, known)]
+    try:
+        lines, known = files.table(table), cache(read_json)
+    except Unreadable as e:
+        return [str(e)]
+    return [said for n, row in enumerate(lines, 2)
+            for said in disagreement(f"{table}:{n}", row, known)]  # fmt: skip
 
 
 def disagreement(
@@ -143,25 +146,25 @@ def disagreement(
         return [f"{target}: the table has no column {absent[0]}"]
     if name in ("scores.csv", "cross.csv"):
         run = paths.cross(row["run"], row["scored_on"]) if "scored_on" in row else row["run"]
-        files, columns = [paths.scores(run) / "metrics.json"], ("value",)
+        behind, columns = [paths.scores(run) / "metrics.json"], ("value",)
     elif name == "ledger.csv":
         file = "scores/metrics.json" if row["protocol"] else "manifest.json"
-        files = [paths.run(r) / file for r in row["runs"].split()]
+        behind = [paths.run(r) / file for r in row["runs"].split()]
         columns = ("mean", "sd")
     else:
         return []
-    if not all(f.is_file() for f in files):
+    if not all(f.is_file() for f in behind):
         return []
     try:
-        values = [_value(known(f), row) for f in files]
+        values = [_value(known(f), row) for f in behind]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        return [f"{target}: what {files[0].parent} has gives no number ({type(e).__name__}: {e})"]
+        return [f"{target}: what {behind[0].parent} has gives no number ({type(e).__name__}: {e})"]
     if name == "ledger.csv":
         sd = statistics.stdev(values) if len(values) > 1 else math.nan
         values = [statistics.fmean(values), sd]
-    behind = f"{files[0]}{f' and {len(files) - 1} more' if files[1:] else ''}"
+    those = f"{behind[0]}{f' and {len(behind) - 1} more' if behind[1:] else ''}"
     now = {k: _written(v) for k, v in zip(columns, values, strict=True)}
-    return [f"{target}: {k} is {row[k]}, {behind} gives {v}"
+    return [f"{target}: {k} is {row[k]}, {those} gives {v}"
             for k, v in now.items() if v != row[k]]  # fmt: skip
 
 
