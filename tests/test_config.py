@@ -47,6 +47,7 @@ def test_committed_schema_is_in_step(root):
         (lambda t: t["experiments"]["rga-drive"]["train"].update(epochs=-1), "train.epochs"),
         (lambda t: t["budgets"]["smoke"]["train"].update(epochs="many"), "epochs"),
         (lambda t: t["campaigns"]["drive"].update(budget="rich"), "budgets has only"),
+        (lambda t: t["budgets"]["lite"]["experiments"].update(rga={}), "budgets.lite.experiments"),
         (lambda t: t["experiments"]["rga-drive"].update(recipe="x"), "recipes has only"),
         (lambda t: t.update(active=["nothing"]), "campaigns has only"),
         (lambda t: t["recipes"]["rga-512"].update(pad=[592, 592]), "recipes.rga-512"),
@@ -85,6 +86,16 @@ def test_budget_replaces_and_keeps_the_rest(tree, tmp_path):
     assert lite["train"]["epochs"] == 20 and lite["recipe"] == "native"
     assert lite["train"]["loss"] == full["train"]["loss"] == {"dice": 1.0, "bce": 1.0}
     assert (lite["run"], full["run"]) == ("drive-lite/rga-drive/s1", "drive-paper/rga-drive/s1")
+
+
+def test_a_budget_may_reduce_one_experiment_in_place_of_its_model(tree, tmp_path):
+    own = {"options": {"width": 2}, "train": {"epochs": 1}}
+    tree["budgets"]["lite"]["models"]["unet"] = {"train": {"epochs": 2, "batch_size": 3}}
+    tree["budgets"]["lite"]["experiments"] = {"unet-drive": own}
+    params = loaded(tree, tmp_path)
+    runs = [config.resolve(params, "drive", e, 0) for e in ("unet-drive", "hybridnetseg-unet")]
+    assert [(r["train"]["epochs"], r["train"]["batch_size"]) for r in runs] == [(1, 8), (2, 3)]
+    assert runs[0]["model"]["options"]["width"] == 2 and not runs[0]["full_model"]
 
 
 def test_the_sample_campaign_takes_the_sample_set_and_its_split(tree, tmp_path):

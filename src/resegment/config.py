@@ -185,6 +185,7 @@ class Budget(Reduction):
     """A declared reduction, for all networks and, beyond that, for some."""
 
     models: dict[Name, Reduction] = Field({}, description="laid over it for a model of that name")
+    experiments: dict[Name, Reduction] = Field({}, description="in place of that, for one of them")
 
 
 class Campaign(Section):
@@ -240,7 +241,10 @@ class Params(Section):
         for key, budget in self.budgets.items():
             for name in budget.models:
                 network(name, f"budgets.{key}.models")
+            for name in budget.experiments:
+                known(name, "experiments", f"budgets.{key}.experiments")
             parts = {"": budget} | {f".models.{m}": r for m, r in budget.models.items()}
+            parts |= {f".experiments.{e}": r for e, r in budget.experiments.items()}
             for part, reduction in parts.items():
                 for name in (*reduction.recipes, *reduction.recipes.values()):
                     known(name, "recipes", f"budgets.{key}{part}.recipes")
@@ -328,7 +332,7 @@ def resolve(params: Params, campaign: str, experiment: str, seed: int) -> dict:
     e = params.experiments[experiment]
     budget = params.budgets[c.budget]
     where = f"{paths.PARAMS}: experiments.{experiment} under budgets.{c.budget}"
-    own = budget.models.get(e.model.name, Reduction())
+    own = budget.experiments.get(experiment) or budget.models.get(e.model.name) or Reduction()
     reduced = _merged(_merged(e.train.model_dump(), budget.train), own.train)
     train = _validated(Train, reduced, where)
     dataset = c.dataset or e.dataset
