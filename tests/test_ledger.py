@@ -18,6 +18,7 @@ from resegment.errors import UserError
 ROOT = Path(__file__).parents[1]
 PROTOCOL = "frame-network-images"
 F1 = {0: 0.8150, 1: 0.8170, 2: 0.8160}  # by seed; the paper's is 0.8166
+IMAGES = "protocol,split,id,f1\ncommon,train,21,0.9\ncommon,test,01,0.8\ncommon,test,02,\n"
 HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
 
 
@@ -77,6 +78,7 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
         (scores / "metrics.json").write_text(json.dumps(written))
         (scores / "roc.csv").write_text("protocol,fpr,tpr\ncommon,0,0\ncommon,0.01,0.8\n")
         (scores / "pr.csv").write_text("protocol,recall,precision\ncommon,0.8,0.9\n")
+        (scores / "images.csv").write_text(IMAGES)
         folder = paths.run(run["run"])
         history = ",".join(HISTORY) + f"\n1,0.001,0.6,0.7,0.4,0.9\n2,0.001,0.5,,0.{seed},0.9\n"
         (folder / "history.csv").write_text(history)
@@ -192,9 +194,12 @@ def test_an_undefined_metric_is_empty_not_nan():
     assert "nan" not in (paths.reports("drive-paper") / "scores.csv").read_text()
 
 
-def test_curves_and_history_are_gathered():
+def test_curves_history_images_and_manifests_are_gathered():
     ledger.build("drive-paper", make())
-    curves, history = read("curves"), read("history")
+    curves, history, images, runs = map(read, ("curves", "history", "images", "runs"))
+    assert len(images) == 6 and tuple(images.columns[2:]) == ("protocol", "split", "id", "f1")
+    assert images.iloc[5].to_list() == ["rga-drive", "2", "common", "test", "02", ""]
+    assert runs.iloc[2].to_list() == ["rga-drive", "2", "model.trainable", "38903"]
     assert tuple(curves.columns) == ledger.CURVES and len(curves) == 9
     assert curves.iloc[1].to_list() == ["rga-drive", "0", "common", "roc", "0.01", "0.8"]
     assert curves.iloc[2].to_list() == ["rga-drive", "0", "common", "pr", "0.8", "0.9"]

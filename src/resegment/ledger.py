@@ -14,6 +14,8 @@ audit.csv    what the published rows imply of themselves (`audit`); the same for
 curves.csv   the ROC (x = false positive rate, y = true positive rate) and precision-recall
              (x = recall, y = precision) points of every run.
 history.csv  every epoch of every run.
+images.csv   every score of every test image of every run.
+runs.csv     what the manifest of every run says, one row per value.
 cross.csv    scores of every run on other datasets' test images, at its own thresholds.
 
 Seed and image uncertainty stay apart: `mean` and `sd` (ddof = 1) are over seeds; `image_ci_*` is
@@ -24,8 +26,9 @@ the interval of one typical run, not of the seed mean.
 import contextlib
 import csv
 import itertools
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from resegment import audit, claims, files, metrics, paths, protocols, published, stats, verdicts
@@ -43,13 +46,14 @@ SENSITIVITY = ("experiment", "dataset", "seed", "region", "space", "pooling", "t
                "value")  # fmt: skip
 CALIBRATION = ("experiment", "seed", "bin_low", "bin_high", "n", "predicted", "observed")
 CURVES = ("experiment", "seed", "protocol", "curve", "x", "y")
+RUNS = ("experiment", "seed", "key", "value")
 CROSS = ("campaign", "experiment", "budget", "trained_on", "scored_on", *SCORES[4:])
 AXES = {"roc": ("fpr", "tpr"), "pr": ("recall", "precision")}
 Interval = tuple[float, float]
 
 
 def build(campaign: str, runs: list[dict]) -> None:
-    """Write reports/<campaign>/{scores,ledger,curves,history}.csv from the scores of `runs`.
+    """Write the tables above into reports/<campaign> from the scores of `runs`.
 
     runs: resolved runs (`config.runs`) of one campaign under one budget. Nothing is written before
     everything is read. Equal inputs give equal bytes. Raises UserError for a run that is not
@@ -75,9 +79,12 @@ def build(campaign: str, runs: list[dict]) -> None:
             CALIBRATION, [r for run in runs for r in measured[run["run"]]["calibration"]]
         ),
         "curves": (CURVES, [r for run in runs for r in _curves(run)]),
-        "history": _history(runs),
+        "history": _together(runs, "epoch", lambda r: paths.run(r) / "history.csv"),
+        "images": _together(runs, "split", lambda r: paths.scores(r) / "images.csv", split="test"),
+        "runs": _named(RUNS, [r | dict(zip(RUNS[2:], leaf, strict=True)) for r in runs
+                              for leaf in _leaves(measured[r["run"]]["manifest"])]),
         "cross": (CROSS, [r for run in runs for d in run["cross"] for r in _cross(run, d)]),
-    }
+    }  # fmt: skip
     for name, (header, rows) in tables.items():
         with files.atomic(paths.reports(campaign) / f"{name}.csv") as tmp:
             with open(tmp, "w", newline="") as f:
@@ -91,6 +98,7 @@ def _measured(run: dict) -> dict:
     and what other tables make of its histograms, which are read once."""
     folder = paths.scores(run["run"])
     own = _json(folder / "metrics.json", run)
+    manifest = _json(paths.run(run["run"]) / "manifest.json", run)
     observer = own.pop("observer2", {})
     if run["protocol"] not in own:
         raise UserError(f"{folder} has no protocol {run['protocol']}: score {run['run']} again")
@@ -101,7 +109,8 @@ def _measured(run: dict) -> dict:
         "observer2_bounds": {name: stats.intervals(folder, name, True) for name in observer},
         "sensitivity": _sensitivity(run),
         "calibration": _calibration(run),
-        "model": _json(paths.run(run["run"]) / "manifest.json", run).get("model", {}),
+        "manifest": manifest,
+        "model": manifest.get("model", {}),
     }
 
 
@@ -225,15 +234,30 @@ def _curves(run: dict) -> Iterable[list]:
             yield [run["experiment"], run["seed"], point["protocol"], curve, point[x], point[y]]
 
 
-def _history(runs: list[dict]) -> tuple[tuple[str, ...], list[list]]:
-    """Header and rows of history.csv, with the columns that training wrote."""
-    epochs = {r["run"]: _table(paths.run(r["run"]) / "history.csv", r, "epoch") for r in runs}
-    columns = list(dict.fromkeys(k for rows in epochs.values() for row in rows for k in row))
+def _together(
+    runs: list[dict], needed: str, where: Callable[[str], Path], **only: str
+) -> tuple[tuple[str, ...], list[list]]:
+    """Header and rows of one table of those that all runs have, with the columns that they have.
+
+    needed: one of them. where: of a run's id. only: the value that a row must have in a column.
+    """
+    found = {r["run"]: _table(where(r["run"]), r, needed) for r in runs}
+    columns = list(dict.fromkeys(k for rows in found.values() for row in rows for k in row))
     return ("experiment", "seed", *columns), [
         [run["experiment"], run["seed"], *(row.get(k, "") for k in columns)]
         for run in runs
-        for row in epochs[run["run"]]
+        for row in found[run["run"]]
+        if all(row[k] == v for k, v in only.items())
     ]
+
+
+def _leaves(value: object, key: str = "") -> Iterable[tuple[str, str]]:
+    """("cost.cpu_seconds", "51.3") of every value in a tree; a list is one value."""
+    if isinstance(value, dict) and value:
+        for k, v in value.items():
+            yield from _leaves(v, f"{key}.{k}" if key else k)
+    else:
+        yield key, value if isinstance(value, str) else json.dumps(value)
 
 
 def _table(path: Path, run: dict, *columns: str) -> list[dict]:

@@ -173,7 +173,7 @@ def campaign_stages(params: config.Params) -> dict[str, dict]:
 
 
 TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "audit", "calibration",
-          "curves", "history", "cross")  # fmt: skip
+          "curves", "history", "images", "runs", "cross")  # fmt: skip
 PUBLISHED = ("cells", "tables", "audit", "claims", "deviations", "notes")
 TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
 
