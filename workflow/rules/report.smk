@@ -20,13 +20,7 @@ rule ledger:
             category="{campaign}",
             labels={"table": "what the papers claim, and what the runs say"},
         ),
-        "reports/{campaign}/comparisons.csv",
-        "reports/{campaign}/sensitivity.csv",
-        "reports/{campaign}/audit.csv",
-        "reports/{campaign}/calibration.csv",
-        "reports/{campaign}/curves.csv",
-        "reports/{campaign}/history.csv",
-        "reports/{campaign}/cross.csv",
+        [f"reports/{{campaign}}/{name}.csv" for name in plan.TABLES[3:]],
     log:
         "logs/ledger/{campaign}.log",
     conda:
