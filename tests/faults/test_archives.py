@@ -676,12 +676,11 @@ def test_bombs(bomb, place):
     file = place.box / bomb
     file.write_bytes(BOMBS[bomb]())
     code = (
-        "import resource, sys; from resegment import cli\n"
-        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "from pathlib import Path; from resegment import cli\n"
+        "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "base = peak()\n"
         "try: cli.main()\n"
-        "finally:\n"
-        " used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base\n"
-        " print(used, file=sys.stdout)\n"
+        "finally: print(peak() - base)\n"
     )
     before = place.listed()
     ran = subprocess.run(
