@@ -10,6 +10,7 @@ import io
 import random
 import re
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -881,18 +882,23 @@ def test_missing_pairs(role, capsys):
 @pytest.mark.fault(
     "Bad images",
     "No file larger than a thousand bytes can be written while a set is ingested",
-    "The command fails, nothing stands where the set would",
+    "One sentence says what cannot be written, nothing stands where the set would",
 )
-def test_ingest_that_cannot_write():
+def test_ingest_that_cannot_write(root):
     role = next(r for r in IMAGES if r.name == "drive")
     fakes.folder(Path("data/raw/drive"), role.contents)
-    code = ("from resegment import ingest; from resegment.datasets import drive\n"
-            "drive.IDS = ('01', '21'); ingest.ingest('drive')")  # fmt: skip
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(root / name, name)
+    shutil.copytree(root / "data/splits", "data/splits")
+    code = ("from resegment import cli; from resegment.datasets import drive\n"
+            "drive.IDS = ('01', '21'); cli.main()")  # fmt: skip
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True,
+        [sys.executable, "-c", code, "ingest", "drive"], capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
     )  # fmt: skip
-    assert ran.returncode and "OSError: [Errno 27]" in ran.stderr
+    assert ran.returncode == 1 and re.fullmatch(
+        r"resegment: data/native/drive\S*: File too large: the disk, or `ulimit -f`, allows no "
+        r"file as large\n", ran.stderr), ran.stderr  # fmt: skip
     assert not list(Path("data").glob("native/*"))
 
 
