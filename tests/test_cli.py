@@ -4,11 +4,15 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 
 from resegment import cli, closure, devices
+from resegment.cli import record
 from resegment.errors import UserError
 
 
@@ -33,6 +37,8 @@ def resegment(*words, cwd, **env):
         (("trace", "data/published/cells.csv:3"), "names no run of dvc.lock"),
         (("trace", "sample-smoke/rga-drive/s0", "--rerun"), "name a metric"),
         (("trace", "rga-3-11.f1", "--verify", "--at", "HEAD"), "give them without --at"),
+        (("trace", "rga-3-11.f1", "se"), "rga-3-11.f1 names its metric: give it without se"),
+        (("ingest", "../config"), "no reader for dataset '../config'"),
         (("trace", "sample-smoke/rga-drive/s7", "f1"), "no run"),
         (("data", "add", "drvie", "."), "drvie"),
         (("data", "add", "drive", "/no/such/place"), "/no/such/place"),
@@ -118,6 +124,45 @@ def test_a_plan_out_of_step_is_refused(checkout):
     with pytest.raises(UserError, match="run `resegment plan`"):
         with cli.held({}, dict, [], ()):
             pass
+
+
+def test_a_lock_names_a_checkout_whose_name_is_no_text(tmp_path, monkeypatch, capsys):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path / "odd") + b"\xff"))
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    found = []
+
+    def wait():
+        with record.alone("train", "a-b/c/s0") as other:
+            found.append(other)
+
+    with record.alone("train", "a-b/c/s0") as other:
+        assert other is None
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while "waiting for it" not in capsys.readouterr().err:
+            time.sleep(0.01)
+    waiting.join()
+    assert found == [odd]
+
+
+@pytest.mark.parametrize("level", ["system", "global", "repo", "local"])
+def test_locks_are_shared_by_all_who_share_a_cache(tmp_path, monkeypatch, level):
+    (tmp_path / "work/.dvc").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    for name in ("system", "global"):
+        monkeypatch.setenv(f"DVC_{name.upper()}_CONFIG_DIR", str(tmp_path / name))
+    assert record.shared() == Path(".dvc/cache/locks")
+    file = {"repo": Path(".dvc/config"), "local": Path(".dvc/config.local")}.get(
+        level, tmp_path / level / "config"
+    )
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'[core]\n    analytics = false\n[cache]\n    dir = "{tmp_path}/of, all"\n')
+    assert record.shared() == tmp_path / "of, all/locks"
+    for broken in (b"nonsense", b"[cache]\ndir = \xff\n", b"[cache]\ndir = a, b\n"):
+        file.write_bytes(broken)
+        with pytest.raises(UserError, match="DVC cannot read its settings"):
+            record.shared()
 
 
 def test_code_is_found_through_imports_at_any_depth():

@@ -316,7 +316,7 @@ def test_weights_of_another_run_and_images_of_another_set(w):
         tree["campaigns"]["sample"] |= {"experiments": names, "cross": ["isic2018"]}
 
     w.change(edit)
-    w.sh("resegment data add isic2018 copy; resegment plan; dvc gc -q -f -w; rm -rf runs")
+    w.sh("resegment data add isic2018 copy && resegment plan && dvc gc -q -f -w; rm -rf runs")
     second = UNET.replace("unet-drive", "unet-second")
     w.snakemake()
     w.clean()

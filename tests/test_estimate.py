@@ -62,6 +62,28 @@ def test_a_set_whose_ids_are_not_known_yet_is_estimated(params):
     assert cost(params, "papers-skin-paper/mininet-isic2018/s0").training > 0
 
 
+def test_maps_of_a_set_whose_images_differ_are_as_large_as_the_largest(
+    params, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(paths, "native", lambda name: tmp_path / name)
+    run = config.find(params, "sample-smoke/unet-drive/s0") | {"cross": ["isic2018"]}
+    recipe = params.recipes[run["recipe"]]
+    alone = estimate.estimate(run | {"cross": []}, recipe).disk
+    disk = []
+    for lines in ("", "a,10,20\nb,30,40\nc,50,2\n"):
+        if lines:
+            (tmp_path / "isic2018").mkdir()
+            head = "id,height,width,image,label,fov,observer2,part"
+            rows = [f"{line},,,,,test" for line in lines.split()]
+            (tmp_path / "isic2018/manifest.csv").write_text("\n".join([head, *rows]) + "\n")
+        estimate.largest.cache_clear()
+        estimate.parts.cache_clear()
+        disk.append(estimate.estimate(run, recipe).disk - alone)
+    estimate.largest.cache_clear()
+    estimate.parts.cache_clear()
+    assert disk == [594 * 4499 * 6748 * 2, 3 * 30 * 40 * 2]
+
+
 def test_finished_runs_give_the_rate(params, tmp_path):
     folder = tmp_path / "c/e/s0"
     folder.mkdir(parents=True)

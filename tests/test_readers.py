@@ -35,7 +35,7 @@ def fake(tmp_path) -> Path:
     vessel[5] = 255
     write(tmp_path / "test/images/03_test.tif", image)
     write(tmp_path / "test/1st_manual/03_manual1.gif", vessel)
-    write(tmp_path / "test/2nd_manual/03_manual2.gif", np.zeros((24, 20), np.uint8))
+    write(tmp_path / "test/2nd_manual/03_manual2.gif", np.roll(vessel, 1, axis=0))
     write(tmp_path / "test/mask/03_test_mask.gif", np.full((24, 20), 255, np.uint8))
     return tmp_path
 
@@ -56,7 +56,8 @@ def test_drive_record(fake):
     assert record.image[0, 0].tolist() == [200, 0, 0]  # RGB, not BGR
     assert record.image[0, 19].tolist() == [0, 200, 0]
     assert np.flatnonzero(record.label.any(axis=1)).tolist() == [5]
-    assert record.fov.all() and not record.observer2.any()
+    assert record.fov.all()
+    assert np.flatnonzero(record.observer2.any(axis=1)).tolist() == [6]
     assert record.label.dtype == record.fov.dtype == bool and record.image.dtype == np.uint8
 
 

@@ -171,6 +171,16 @@ def test_a_published_row_at_a_commit(commits):
         past.measuring("rga-2-08", commits[0])
 
 
+@pytest.mark.parametrize("other", [{"campaigns": 3}, {"campaigns": {"a": {}}, "experiments": {}},
+                                   {"campaigns": {"a": {"experiments": ["x"]}}}])  # fmt: skip
+def test_a_params_of_another_shape_at_a_commit(commits, tmp_path, other):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(other))
+    subprocess.run(["git", "-c", "user.email=a@b", "-c", "user.name=t", "commit", "-qam", "other"],
+                   check=True)  # fmt: skip
+    with pytest.raises(UserError, match="params.yaml of HEAD has another shape"):
+        past.measuring("rga-3-11", "HEAD")
+
+
 @pytest.mark.parametrize(("run", "metric", "protocol", "said"), [
     ("a-smoke/x/s0", "f9", "common", "no metric 'f9'; it has f1"),
     ("a-smoke/x/s0", "f1", "fov", "no protocol 'fov'; it has common, frame"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resegment import closure, config, drawn, native, parcel, paths, proof
 from resegment.errors import UserError
-from resegment.files import atomic_folder, md5, read_json, table, write_json
+from resegment.files import atomic_folder, md5, named, read_json, table, write_json
 
 PACKAGES = {"torch": "torch", "numpy": "numpy", "cv2": "opencv-python",
             "safetensors": "safetensors", "tqdm": "tqdm"}  # fmt: skip
@@ -135,11 +135,10 @@ def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, s
 
 
 def _of_manifest(folder: Path, names: list[str]) -> dict[str, tuple[Path, str | None]]:
-    known = read_json(folder / "manifest.json").get("files")
-    if not isinstance(known, dict) or (lost := {"manifest.csv", *names} - known.keys()):
-        raise UserError(f"{folder / 'manifest.json'} does not name "
-                        f"{min(lost) if isinstance(known, dict) else 'its files'}: `dvc status` "
-                        "tells which stage makes it again")  # fmt: skip
+    known = named(folder)
+    if lost := {"manifest.csv", *names} - known.keys():
+        raise UserError(f"{folder / 'manifest.json'} does not name {min(lost)}: `dvc status` tells "
+                        "which stage makes it again")  # fmt: skip
     out = {str(folder / n): (folder / n, known[n]) for n in ("manifest.csv", *names)}
     return out | {str(folder / "manifest.json"): (folder / "manifest.json", None)}
 

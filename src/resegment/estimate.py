@@ -6,17 +6,19 @@ Hours are those at the rate of the finished runs of the same network in this che
 
 import contextlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
-from resegment import config, costs, files, paths
+from resegment import config, costs, files, native, paths
 from resegment.datasets import registry, sample
 from resegment.geometry import resized
 from resegment.variants import operations
 
 RATE = 16e9  # multiply-adds a second of one core of an AMD EPYC: RGA-Net on 128-pixel crops
 BACKWARD = 3  # a training step is worth three forward passes
+LARGEST = 4499, 6748  # px, height and width: of ISIC 2018, whose images are of any size
 SIDE = 128  # px of the square on which networks are counted: cost grows with the area
 
 
@@ -58,8 +60,21 @@ def size(dataset: str, geometry: dict) -> tuple[int, int]:
         return tuple(geometry["pad"])
     if geometry["resize"]:
         return tuple(geometry["resize"])
-    own = (sample.HEIGHT, sample.WIDTH) if dataset == "sample" else registry.get(dataset).size
+    own = largest(dataset)
     return resized(own, geometry) or own
+
+
+@cache
+def largest(dataset: str) -> tuple[int, int]:
+    """Height and width of a set's images; of the largest where they differ."""
+    if dataset == "sample":
+        return sample.HEIGHT, sample.WIDTH
+    if known := registry.get(dataset).size:
+        return tuple(known)
+    if not (paths.native(dataset) / "manifest.csv").is_file():
+        return LARGEST
+    sizes = ((int(r["height"]), int(r["width"])) for r in native.manifest(dataset).values())
+    return max(sizes, key=math.prod)
 
 
 @cache

@@ -99,6 +99,7 @@ REMEDIES = {
     errno.ENOTDIR: ANOTHER, errno.EISDIR: ANOTHER, errno.EEXIST: ANOTHER, errno.ENOTEMPTY: ANOTHER,
     errno.ELOOP: "its links lead in a circle: remove them",
     errno.ENAMETOOLONG: "use a shorter name",
+    errno.EFBIG: "the disk, or `ulimit -f`, allows no file as large",
     errno.EIO: "the disk fails: copy what matters to another",
     errno.EMFILE: "allow more open files with `ulimit -n`",
     errno.ENOMEM: "free some memory, then run the command again",
@@ -201,6 +202,18 @@ def table(path: str | Path, *columns: str) -> list[dict[str, str]]:
             raise Unreadable(f"{path}: row {number} has {len(row)} cells, the first line "
                              f"{len(header)}: {AGAIN}")  # fmt: skip
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def named(folder: str | Path) -> dict[str, str]:
+    """{file: MD5} as the manifest.json of a folder names them; empty where it names none.
+
+    Raises Unreadable where it is none.
+    """
+    manifest = Path(folder) / "manifest.json"
+    known = read_json(manifest).get("files", {})
+    if not isinstance(known, dict):
+        raise Unreadable(f"{manifest} does not name its files: {AGAIN}")
+    return known
 
 
 def write_manifest(folder: str | Path, **extra: object) -> None:

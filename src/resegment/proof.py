@@ -11,18 +11,18 @@ mistakes, not forgers: whether these weights give those maps, `resegment trace R
 says, and whether this training gives these weights, only the training again.
 """
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from resegment import closure, config, drawn, paths
+from resegment import closure, config, drawn, files, paths
 from resegment.errors import UserError
 from resegment.files import fingerprint, md5, read_json
 
 WEIGHTS, HISTORY, MANIFEST = TRAINED = "weights.safetensors", "history.csv", "manifest.json"
 # A file of another shape.
-NOT_WHOLE = OSError, ValueError, KeyError, TypeError, AttributeError
+NOT_WHOLE = OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError
+MAX_HEADER = 16 << 20  # bytes; of the largest network some 30,000 are used
 
 
 def source(root: str, run: dict) -> dict[str, Path]:
@@ -90,7 +90,8 @@ def kept(at: Path, run_id: str) -> Iterator[str]:
 def header(weights: Path) -> dict:
     """What training wrote about a run into its weights."""
     with open(weights, "rb") as f:
-        known = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        size = int.from_bytes(f.read(8), "little")
+        known = json.loads(f.read(min(size, MAX_HEADER)))
     return json.loads(known["__metadata__"]["resegment"])
 
 
@@ -182,8 +183,7 @@ def _prepared(run: dict, params: config.Params) -> Iterator[str]:
     if made["files"][table.name] != md5(table):
         yield f"{table} is not the file of its manifest"
     elif (splits := _splits(run)) is not None:
-        with open(table, newline="") as f:
-            parts = {row["id"]: row["split"] for row in csv.DictReader(f)}
+        parts = {row["id"]: row["split"] for row in files.table(table, "id", "split")}
         if parts != {i: part for i, part in splits.items() if part != "test"}:
             yield f"{at} is of another split than {paths.split(run['split'])}"
 

@@ -69,9 +69,8 @@ class Unpack:
                 )
             for name, stream in members(path, shown, self.problems):
                 inner = f"{shown}/{name}"
-                copy = self._write(stream, inner)
-                yield from self.walk(copy, inner, depth + 1)
-                copy.unlink()
+                with self._copy(stream, inner) as copy:
+                    yield from self.walk(copy, inner, depth + 1)
         else:
             yield shown, path
 
@@ -91,17 +90,20 @@ class Unpack:
                 except PermissionError as error:
                     unread(error)
 
-    def _write(self, stream: IO[bytes], shown: str) -> Path:
+    @contextlib.contextmanager
+    def _copy(self, stream: IO[bytes], shown: str) -> Iterator[Path]:
         self.members += 1
         copy = self.folder / str(self.members)
-        with open(copy, "wb") as out, _damage(shown):
-            while chunk := stream.read(CHUNK):
-                self.size += len(chunk)
-                if self.size > min(self.room, MAX_BYTES) or self.members > MAX_FILES:
-                    out.truncate(0)
-                    raise _bomb(shown, self.room)
-                out.write(chunk)
-        return copy
+        try:
+            with open(copy, "wb") as out, _damage(shown):
+                while chunk := stream.read(CHUNK):
+                    self.size += len(chunk)
+                    if self.size > self.room or self.members > MAX_FILES:
+                        raise _bomb(shown, self.room)
+                    out.write(chunk)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 def plain(name: str) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fakes
 import pytest
 import yaml
 from pipeline import RGA, UNET, Work, copied, sealed
@@ -19,7 +20,9 @@ from test_bundle import FOLDER, at, home, origin, prove, refused  # noqa: F401
 from typer.testing import CliRunner
 
 from resegment import cli, closure, config, files, paths, proof
+from resegment.engines import dvc_state, leftovers
 from resegment.errors import UserError
+from resegment.trace import check
 
 LEDGER = "reports/sample-tiny/ledger.csv"
 STAGES = {  # the function that does a verb's work
@@ -219,6 +222,26 @@ def test_what_is_not_what_its_manifest_names_is_not_read(here, monkeypatch, word
     assert f"`dvc repro -f --single-item {stage}`" in said
 
 
+NOT_TABLES = [
+    (f"train {UNET}", f"{PAIRS}/manifest.csv", b"id,image\n1,a.png\n", "one column operation"),
+    (f"train {UNET}", f"{PAIRS}/manifest.csv", b"\x89PNG\xff", "is no table"),
+    (f"train {UNET}", f"{PAIRS}/manifest.json", b'{"files": []}', "does not name its files"),
+    (f"predict {UNET}", f"{NATIVE}/manifest.json", b'{"files": 3}', "does not name its files"),
+    (f"score {UNET}", f"runs/{UNET}/predictions/manifest.json", b"[]", "holds no object"),
+    ("prepare sample/native", f"{NATIVE}/manifest.json", b'{"files": ', "is not whole"),
+]
+
+
+@pytest.mark.fault("False records", "a table or manifest that a verb goes by is no text, or has a "
+                   "list for an object, no column or no end",
+                   "one sentence names it; nothing is begun")  # fmt: skip
+@pytest.mark.parametrize(("words", "file", "data", "said"), NOT_TABLES)
+def test_a_manifest_of_another_shape(here, monkeypatch, words, file, data, said):
+    (here / file).write_bytes(data)
+    code, heard = during(monkeypatch, words, lambda: pytest.fail("it began"))
+    assert code == 1 and heard.startswith(f"{file} ") and said in heard
+
+
 # afterwards
 
 
@@ -251,6 +274,48 @@ def test_an_altered_file_enters_no_ledger(here, file):
     assert any(file in said or str(Path(file).parent) in said for said in found), found
     code, said = verb("ledger sample-tiny")
     assert code == 1 and "`dvc repro -f --single-item" in said
+
+
+@pytest.mark.fault("False records", "a number in metrics.json is a word, a list, an object or has "
+                   "four hundred digits", "trace --verify names the line that cannot be "
+                   "computed from it")  # fmt: skip
+@pytest.mark.parametrize("value", ["high", "0.5", [1], {}, 10**400], ids=lambda v: str(v)[:9])
+def test_a_metric_that_is_no_number(here, value):
+    folder = paths.scores(UNET)
+    change(here / folder / "metrics.json", lambda t: t["common"].update(f1=value))
+    named = check.check("reports/sample-tiny/scores.csv:3", "", "")["altered"]
+    assert any(f"what {folder} has gives no number" in line for line in named), named
+
+
+@pytest.mark.fault("False records", "weights begin with the length of a header that has no end, or "
+                   "with brackets that have none, and their manifest names them",
+                   "the manifest is not whole, it is said, and the ledger refuses")  # fmt: skip
+@pytest.mark.parametrize("head", [b"\xff" * 8, (1 << 45).to_bytes(8, "little"),
+                                  (99_999).to_bytes(8, "little") + b"[" * 99_999],
+                         ids=["endless", "tebibytes", "brackets"])  # fmt: skip
+def test_weights_without_a_header(here, head):
+    weights = here / paths.run(UNET) / "weights.safetensors"
+    weights.write_bytes(head + weights.read_bytes()[8:])
+    md5 = files.md5(weights)
+    change(weights.with_name("manifest.json"), lambda t: t.update(weights_md5=md5))
+    code, said = verb("ledger sample-tiny")
+    assert code == 1 and f"runs/{UNET}/manifest.json is not whole" in said and TRAINED in said
+
+
+@pytest.mark.fault("False records", "dvc.lock holds conflicts of a merge", "plan, and the planning "
+                   "of Snakemake, say so and leave it as it is")  # fmt: skip
+def test_a_dvc_lock_that_git_is_merging(here, tried):
+    lock = here / "dvc.lock"
+    head, _, rest = lock.read_text().partition("\n")
+    lock.write_text(f"{head}\n<<<<<<< HEAD\nstages:\n=======\nstages: \n>>>>>>> other\n{rest}")
+    merging = lock.read_bytes()
+    code, said = verb("plan")
+    assert code == 1 and "dvc.lock holds conflicts of a merge: settle them" in said
+    with pytest.raises(UserError, match="holds conflicts of a merge"):
+        dvc_state.refresh({})
+    assert lock.read_bytes() == merging
+    assert not leftovers._whole(b"stages:\n  a:\n    cmd: 2026-99-99\n")  # no date: no traceback
+    tried(2)
 
 
 def edited(name: str, old: str, new: str):
@@ -509,6 +574,46 @@ def test_a_perfect_forger_is_found_by_doing_it_again(w):
     assert verified(w) == [] and w.stale() == set()
     r = w.sh(f"resegment trace {UNET} f1 --rerun", ok=False)
     assert r.returncode == 1 and "DIFFERS" in r.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.fault("False records", "weights that another run starts from, or maps and scores on "
+                   "another data set, are altered with their manifests, and committed",
+                   "trace --verify and the ledger name the run, and the stages train-from, "
+                   "predict-cross and score-cross that mend it")  # fmt: skip
+def test_weights_of_another_run_and_images_of_another_set(w, tried):
+    fakes.folder(w.path / "copy", fakes.isic2018_files())
+    second = UNET.replace("unet-drive", "unet-second")
+
+    def edit(tree):
+        known = tree["experiments"]
+        known["unet-second"] = known["unet-drive"] | {"initial": "unet-drive"}
+        tree["campaigns"]["sample"] |= {"experiments": ["unet-drive", "unet-second"],
+                                        "cross": ["isic2018"]}  # fmt: skip
+
+    w.change(edit)
+    w.sh("resegment data add isic2018 copy && resegment plan && dvc repro -q")
+    assert verified(w) == [] and w.stale() == set()
+    mine, its = (w.path / paths.run(paths.cross(r, "isic2018")) for r in (UNET, second))
+    weights = w.path / paths.run(UNET) / "weights.safetensors"
+    flip(weights)
+    change(weights.with_name("manifest.json"), lambda t: t.update(weights_md5=files.md5(weights)))
+    change(mine / "predictions/manifest.json", lambda t: t.update(weights_md5="0" * 32))
+    change(its / "scores/manifest.json", lambda t: t.update(maps="0"))
+    w.sh("dvc commit -f -q")
+    assert w.stale() == set()
+    wrong = {
+        f"train-from@{second}": f"{second}: it started from other weights than",
+        f"predict-cross@{UNET}/on-isic2018": f"{UNET}: the maps in",
+        f"score-cross@{second}/on-isic2018": f"{second}: runs/{second}/on-isic2018/scores was",
+    }
+    named = verified(w)
+    said = w.sh("resegment ledger sample-tiny", ok=False).stderr.splitlines()
+    for stage, what in wrong.items():
+        assert any(line.startswith(what) for line in named), (what, named)
+        assert any(line.strip().startswith(what) and f"--single-item {stage}`" in line
+                   for line in said), (stage, said)  # fmt: skip
+    tried(len(wrong))
 
 
 @pytest.mark.campaign

@@ -1,8 +1,6 @@
 """What a verb records must be true: nothing may change while it runs, and code has a commit."""
 
-import configparser
 import contextlib
-import csv
 import fcntl
 import importlib
 import os
@@ -15,7 +13,7 @@ from pathlib import Path
 from resegment import closure, config, devices, paths
 from resegment.engines import plan as planning
 from resegment.errors import UserError
-from resegment.files import atomic, fingerprint, md5, read_json
+from resegment.files import atomic, fingerprint, md5, named, read_json, table
 
 MANIFEST = "manifest.json"
 TRACKED = ".json", ".csv"  # small files that rules of Snakemake name
@@ -29,7 +27,7 @@ def alone(verb: str, target: str, folder: Path | None = None) -> Iterator[Path |
     in this checkout; death frees it.
     """
     file = (folder or paths.CHECKPOINTS / ".locks") / f"{verb}@{target.replace('/', ':')}"
-    with open(devices.opened(file), "r+") as lock:
+    with open(devices.opened(file), "rb+") as lock:
         other = None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,19 +35,25 @@ def alone(verb: str, target: str, folder: Path | None = None) -> Iterator[Path |
             print(f"`resegment {verb} {target}` is at work already: waiting for it",
                   file=sys.stderr, flush=True)  # fmt: skip
             fcntl.flock(lock, fcntl.LOCK_EX)
-            other = Path(lock.read() or ".")
+            other = Path(os.fsdecode(lock.read()) or ".")
             lock.seek(0)
         lock.truncate(0)
-        lock.write(os.getcwd())
+        lock.write(os.getcwdb())
         lock.flush()
         yield other
 
 
 def shared() -> Path:
-    """A folder for locks that hold for every clone with the same DVC cache."""
-    settings = configparser.ConfigParser(interpolation=None, strict=False)
-    settings.read([".dvc/config", ".dvc/config.local"])
-    return Path(".dvc") / settings.get("cache", "dir", fallback="cache") / "locks"
+    """A folder for locks that hold for every clone with the same DVC cache.
+
+    Raises UserError where DVC cannot read its settings, of this checkout, the user or the machine.
+    """
+    from dvc.config import Config, ConfigError
+
+    try:
+        return Path(Config(".dvc").get("cache", {}).get("dir", ".dvc/cache")) / "locks"
+    except (ConfigError, TypeError) as e:  # of a list where a path must be
+        raise UserError(f"DVC cannot read its settings: {' '.join(str(e).split())}") from None
 
 
 def taken(run_id: str, checkout: Path) -> bool:
@@ -132,27 +136,24 @@ def inside(*folders: Path) -> list[Path]:
 
 def pairs(folder: Path) -> list[Path]:
     """What a training reads of prepared pairs: the untouched ones."""
-    table = folder / "manifest.csv"
-    if not table.is_file():
-        raise UserError(f"{table} is missing: `resegment prepare {folder.parent.name}/"
+    file = folder / "manifest.csv"
+    if not file.is_file():
+        raise UserError(f"{file} is missing: `resegment prepare {folder.parent.name}/"
                         f"{folder.name}`, with a campaign active that has it")  # fmt: skip
-    with open(table, newline="") as f:
-        rows = [row for row in csv.DictReader(f) if row["operation"] == "none"]
+    rows = [r for r in table(file, "operation", "image", "label") if r["operation"] == "none"]
     names = [row[k] for row in rows for k in ("image", "label", "fov") if row.get(k)]
-    return [folder / name for name in (MANIFEST, table.name, *names)]
+    return [folder / name for name in (MANIFEST, file.name, *names)]
 
 
 def _vouched(inputs: list[Path]) -> dict[Path, str]:
     """{file: MD5} of those inputs that the manifest beside them names."""
-    known: dict[Path, dict] = {}
-    for f in inputs:
-        if f.parent not in known:
-            file = f.parent / MANIFEST
-            made = read_json(file) if file.is_file() else {}
-            of_run = {"weights.safetensors": "weights_md5", "history.csv": "history_md5"}
-            known[f.parent] = made.get("files", {}) | {
-                name: made[key] for name, key in of_run.items() if key in made
-            }
+    of_run = {"weights.safetensors": "weights_md5", "history.csv": "history_md5"}
+    known: dict[Path, dict] = {f.parent: {} for f in inputs}
+    for folder in known:
+        if (folder / MANIFEST).is_file():
+            made = read_json(folder / MANIFEST)
+            trained = {name: made[key] for name, key in of_run.items() if key in made}
+            known[folder] = named(folder) | trained
     return {f: known[f.parent][f.name] for f in inputs if f.name in known[f.parent]}
 
 

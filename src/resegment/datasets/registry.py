@@ -166,8 +166,7 @@ def decode(dataset: str, root: Path, name: str, what: str) -> np.ndarray:
         why = header.objection(data) or _transparent(data)
         how |= cv2.IMREAD_IGNORE_ORIENTATION
         pixels = None if why else cv2.imdecode(np.frombuffer(data, np.uint8), how)
-    except (gzip.BadGzipFile, EOFError, zlib.error, cv2.error, struct.error, LookupError,
-            ValueError):  # fmt: skip
+    except (cv2.error, struct.error, LookupError, ValueError):
         why, pixels = "", None
     if pixels is not None:
         why = _mistaken(pixels, what)
@@ -179,9 +178,15 @@ def decode(dataset: str, root: Path, name: str, what: str) -> np.ndarray:
 
 
 def content(path: Path) -> bytes:
-    """The bytes of a file, of a .gz those inside. Raises ValueError where they are too many."""
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
-        data = f.read(MAX_BYTES + 1)
+    """The bytes of a file, of a .gz those inside.
+
+    Raises ValueError where they are too many, or the .gz is cut or none.
+    """
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as f:
+            data = f.read(MAX_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"no whole .gz: {error}") from None
     if len(data) > MAX_BYTES:
         raise ValueError(f"over {MAX_BYTES >> 20} MiB")
     return data
@@ -225,12 +230,14 @@ def parts(
 ) -> dict[str, np.ndarray]:
     """Decode `files` (what -> relative path), all of one size: what -> pixels as in `decode`.
 
-    most: the share of the frame that a label may fill. A label that marks nothing, or more, is
-    refused, and so is a field of view of less than FIELD: one may be the other, or inverted.
+    most: the share of the frame that a label, of either observer, may fill. One that marks nothing,
+    or more, is refused, and so is a field of view of less than FIELD: one may be the other, or
+    inverted.
     """
     found = {what: decode(dataset, root, name, what) for what, name in files.items()}
     same_size(dataset, {what: (locate(root, files[what]), p) for what, p in found.items()})
-    for what, least, top in (("label", 0.0, most), ("mask", FIELD, 1.0)):
+    shares = {"label": (0.0, most), "second observer": (0.0, most), "mask": (FIELD, 1.0)}
+    for what, (least, top) in shares.items():
         if what in found:
             plausible(dataset, locate(root, files[what]), what, found[what], least, top)
     return found

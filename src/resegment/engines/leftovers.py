@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,9 +57,12 @@ def _held(file: Path) -> Iterator[None]:
 
 def _mend_lock() -> None:
     """A dvc.lock that was cut short becomes that of the last commit. No stage is lost by that: DVC
-    finds what was run since in its run cache."""
+    finds what was run since in its run cache. Raises UserError where git is merging two."""
     if not _cut():
         return
+    if re.search(rb"^(<{7}|>{7}) ", LOCK.read_bytes(), re.M):
+        raise UserError(f"{LOCK} holds conflicts of a merge: settle them, as by `git checkout "
+                        f"--ours {LOCK}`, then type the same again")  # fmt: skip
     head = subprocess.run(["git", "show", f"HEAD:./{LOCK}"], capture_output=True)
     if committed := head.returncode == 0 and _whole(head.stdout):
         with atomic(LOCK) as tmp:
@@ -87,7 +91,7 @@ def _whole(text: bytes) -> bool:
             and all(isinstance(known, dict) for known in s.get("params", {}).values())
             for s in stages
         )
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -7,6 +7,7 @@ DVC recorded) and its committed tables; nothing is validated against today's con
 import csv
 import json
 import subprocess
+from collections.abc import Iterator
 from hashlib import md5
 from pathlib import Path
 
@@ -77,17 +78,24 @@ def measuring(row: str, commit: str) -> list[dict]:
     """
     tree, lock = read(str(paths.PARAMS), commit), stages_of(commit)
     made = {o["path"] for s in lock.values() for o in s.get("outs", [])}
-    out = []
+    try:
+        out = [found for found in _measuring(row, tree) if str(paths.scores(found["run"])) in made]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{paths.PARAMS} of {commit} has another shape: name a run of its dvc.lock "
+                        "instead of the published row") from None  # fmt: skip
+    if not out:
+        raise UserError(f"dvc.lock of {commit} has no run that measured the published row {row}")
+    return out
+
+
+def _measuring(row: str, tree: dict) -> Iterator[dict]:
     for name, campaign in tree.get("campaigns", {}).items():
         for key in campaign["experiments"]:
             e = tree["experiments"][key]
             if row in e.get("rows", []) and campaign.get("dataset", e["dataset"]) == e["dataset"]:
-                runs = [f"{name}-{campaign['budget']}/{key}/s{s}" for s in campaign["seeds"]]
-                out += [{"run": r, "protocol": e["protocol"]} for r in runs
-                        if str(paths.scores(r)) in made]  # fmt: skip
-    if not out:
-        raise UserError(f"dvc.lock of {commit} has no run that measured the published row {row}")
-    return out
+                for seed in campaign["seeds"]:
+                    yield {"run": f"{name}-{campaign['budget']}/{key}/s{seed}",
+                           "protocol": e["protocol"]}  # fmt: skip
 
 
 def _with_table(table: Path, commit: str) -> str:

@@ -157,7 +157,7 @@ def disagreement(
         return []
     try:
         values = [_value(known(f), row) for f in behind]
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         return [f"{target}: what {behind[0].parent} has gives no number ({type(e).__name__}: {e})"]
     if name == "ledger.csv":
         sd = statistics.stdev(values) if len(values) > 1 else math.nan
@@ -174,7 +174,7 @@ def _value(known: dict, row: dict[str, str]) -> float:
         return known["model"]["total"] / 1e6
     known = known["observer2"] if row.get("seed") == "observer2" else known
     value = known.get(row["protocol"], {}).get(row["metric"])
-    return math.nan if value is None else value
+    return math.nan if value is None else value + 0.0
 
 
 def _written(value: float) -> str:

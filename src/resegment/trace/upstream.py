@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from resegment import paths
+from resegment import files, paths
 from resegment.datasets import sums
-from resegment.errors import UserError
-from resegment.files import md5, parse_yaml, read_json, sha256
+from resegment.errors import Unreadable, UserError
+from resegment.files import md5, parse_yaml, sha256
 from resegment.trace import files_md5, named
 
 
@@ -141,8 +141,9 @@ def altered(path: Path, digest: str) -> list[str]:
         return []
     lines, whole = [], files_md5(path) if path.is_dir() else {}
     if "manifest.json" in whole:
-        known, here = _files(path / "manifest.json"), whole.copy()
-        if known is None:
+        try:
+            known, here = files.named(path), whole.copy()
+        except Unreadable:
             return [f"{path / 'manifest.json'}: is not whole"]
         del here["manifest.json"]
         lines = [f"{path / n}: is missing" for n in sorted(known.keys() - here)]
@@ -153,14 +154,6 @@ def altered(path: Path, digest: str) -> list[str]:
     if not lines and (named(whole) if path.is_dir() else md5(path)) != digest:
         lines = [f"{path}: is not the content that dvc.lock records"]
     return lines
-
-
-def _files(manifest: Path) -> dict[str, str] | None:
-    """{name: MD5} of a folder's manifest; None where it is none."""
-    try:
-        return dict(read_json(manifest)["files"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def at_key(tree: dict, key: str):

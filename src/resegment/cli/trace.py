@@ -1,0 +1,91 @@
+"""`resegment trace`: everything behind a number, and whether it still holds."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from resegment import config
+from resegment.errors import UserError
+
+ROW = r"[a-z]+-\d+-\d+"  # of a published table
+
+
+def trace(
+    target: Annotated[
+        str, typer.Argument(help="a run, a published row (rga-3-11) or cell (rga-3-11.f1), a file "
+                            "a stage makes, or a line of a table (reports/.../ledger.csv:12)")
+    ],
+    metric: Annotated[
+        str, typer.Argument(help="of a run or a row: se sp acc precision f1 iou mcc auc ap")
+    ] = "",
+    protocol: Annotated[
+        str, typer.Option(help="a protocol of params.yaml; default: common, or the row's own")
+    ] = "",
+    at: Annotated[str, typer.Option(metavar="COMMIT", help="as it stood in that commit")] = "",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="hash all that is behind it again; exit 1 if altered")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--rerun", help="predict and score again; exit 1 if it differs")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+):  # fmt: skip
+    """Say everything behind a number or a file, and whether all agree."""
+    from resegment import trace as tracing
+    from resegment.trace import check, past, tables, upstream
+
+    if cell := re.fullmatch(rf"({ROW})\.(\w+)", target):
+        if metric:
+            raise UserError(f"{target} names its metric: give it without {metric}")
+        target, metric = cell.groups()
+    if at and (verify or again):
+        raise UserError("--verify and --rerun judge what is here now: give them without --at")
+    if again and (verify or not metric):
+        raise UserError("--rerun is of a run or a published row: name a metric, without --verify")
+    if at and metric:
+        runs = ([{"run": target, "protocol": "common"}] if "/" in target
+                else past.measuring(target, at))  # fmt: skip
+        found = [past.trace(r["run"], metric, protocol or r["protocol"], at) for r in runs]
+        _show(found, past.text, as_json)
+        return
+    if verify:
+        found = check.check(target, metric, protocol)
+        _show([found], check.text, as_json)
+        if found["altered"]:
+            raise typer.Exit(1)
+        return
+    if again:
+        from resegment import rerun
+        from resegment.protocols import Protocol
+
+        known = {n: Protocol(**p.model_dump()) for n, p in config.load().protocols.items()}
+        found = [rerun.rerun(run, metric, name, known)
+                 for run, name in tracing.asked(target, protocol)]  # fmt: skip
+        _show(found, rerun.text, as_json)
+        if any(f["differences"] for f in found):
+            raise typer.Exit(1)
+        return
+    if tables.split(target):
+        _show([tables.follow(target, at or None)], tables.text, as_json)
+        return
+    if not metric and re.fullmatch(ROW, target):
+        raise UserError(f"which number of {target}? name a metric, e.g. {target}.f1")
+    if not metric:
+        stages = upstream.behind(target, upstream.recorded(at or None))
+        _show([{"file": target, "stages": stages}], upstream.text, as_json)
+        return
+    from resegment import published
+
+    found = [tracing.trace(run, metric, name, published.applying(run["paper"]), run.get("on"))
+             for run, name in tracing.asked(target, protocol)]  # fmt: skip
+    _show(found, tracing.text, as_json)
+
+
+def _show(found: list[dict], text: Callable[[dict], str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=1))
+    else:
+        typer.echo("\n\n".join(map(text, found)))
