@@ -13,6 +13,7 @@ slow paths where a network of 8 has none.
 import copy
 import io
 import json
+import os
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -60,6 +61,7 @@ def write(run: dict, file: Path) -> None:
 
 def packages():
     """(onnx, onnxruntime). Raises UserError where they are missing."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it tells its makers of every session
     try:
         import onnx
         import onnxruntime

@@ -159,6 +159,8 @@ def _whole(manifest: Path, found: Iterator[str]) -> list[str]:
     try:
         for said in found:
             out.append(said)
+    except PermissionError:  # to make it anew would not help
+        raise
     except NOT_WHOLE as e:
         reason = f"{type(e).__name__}: {' '.join(str(e).split())}"
         out.append(f"{manifest} is not whole or of an older version ({reason})")

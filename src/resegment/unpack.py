@@ -165,9 +165,11 @@ def whole(path: Path) -> bool:
 
 
 def _complete(file: IO[bytes], members: list[zipfile.ZipInfo]) -> None:
-    """Raise BadZipFile where the directory lost members, or lists the same bytes twice.
+    """Raise BadZipFile where the directory lost members, lists the same bytes twice, or has another
+    checksum than stands before a member.
 
-    zipfile looks at neither: a damaged length hides entries, and a bomb's members overlap.
+    zipfile looks at none: a damaged length hides entries, a bomb's members overlap, and zeros make
+    an empty file, whose checksum is zero.
     """
     file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16) - 22))
     tail = file.read()
@@ -178,6 +180,11 @@ def _complete(file: IO[bytes], members: list[zipfile.ZipInfo]) -> None:
     for one, other in itertools.pairwise(order):
         if one.header_offset + 30 + one.compress_size > other.header_offset:
             raise zipfile.BadZipFile(f"{one.filename!r} and {other.filename!r} overlap")
+    for member in order:
+        file.seek(member.header_offset + 6)
+        flags, crc = struct.unpack("<H6xL", file.read(12).ljust(12, b"\0"))
+        if crc != member.CRC and not flags & 8:  # 8: it stands behind the member
+            raise zipfile.BadZipFile(f"{member.filename!r} has two checksums")
 
 
 def _tar(path: Path, shown: str, problems: list[str]) -> Iterator[tuple[str, IO[bytes]]]:

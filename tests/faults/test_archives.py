@@ -160,7 +160,10 @@ PACKINGS: dict[str, Callable[[dict[str, bytes]], bytes]] = {
 
 
 def batter(place: Place, name: str, packing: str, seeds: range, change) -> None:
-    """Change an archive as each seed says and add it: refused, or every file is the original."""
+    """Change an archive as each seed says and add it: refused, or every file is the original.
+
+    A tar of nothing but zeros from a header on is a whole tar of fewer files.
+    """
     whole, file = PACKINGS[packing](SETS[name]), place.box / packing
     for seed in seeds:
         data = change(bytearray(whole), random.Random(f"{packing} {seed}"))
@@ -170,7 +173,8 @@ def batter(place: Place, name: str, packing: str, seeds: range, change) -> None:
             if code == 0:
                 lacks = SETS[name].keys() - place.held(name).keys()
                 told = "  next: " in out if name == "drive" else f"  problem  {file}" in out
-                assert not lacks or told, f"{lacks} got lost"
+                fewer = packing.endswith(".tar") and whole.startswith(data.rstrip(b"\0"))
+                assert not lacks or told or fewer, f"{lacks} got lost"
             else:
                 assert code == 1 and packing in said and said[:-1].isprintable(), said
                 assert said.startswith("resegment: ")

@@ -19,7 +19,7 @@ import pytest
 from pipeline import RGA, UNET, Work, copied
 
 from resegment import cli, closure, devices, files, node, paths
-from resegment.cli.record import alone, shared
+from resegment.cli.record import alone
 from resegment.errors import UserError
 
 HOLD = """
@@ -221,14 +221,6 @@ def test_two_clones_with_one_cache_train_once(done, tmp_path, undisturbed, at_on
     for w in (a, b):
         assert result(w) == undisturbed and f"train@{UNET}" not in w.stale()
         whole(w)
-
-
-def test_a_lock_of_the_cache_is_shared_by_clones(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / ".dvc").mkdir()
-    assert shared() == Path(".dvc/cache/locks")
-    (tmp_path / ".dvc/config.local").write_text(f"[cache]\n    dir = {tmp_path / '100%'}\n")
-    assert shared() == tmp_path / "100%/locks"
 
 
 def test_a_lock_says_in_which_checkout_it_was_held(tmp_path, monkeypatch, capsys):

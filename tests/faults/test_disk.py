@@ -322,14 +322,14 @@ UNREADABLE = {
 @pytest.mark.fault("Missing rights", "A file or folder that a verb reads is unreadable",
                    "One sentence names it, and nothing changes")  # fmt: skip
 def test_an_unreadable_input(bound, work, tried):
-    before = disk.tree(work)
+    before = disk.tree(work, ".locks/")
     for name, verb in UNREADABLE.items():
         mode = (work / name).stat().st_mode
         (work / name).chmod(0)
         said = bound.verb(verb, *VERBS[verb][0], at="w", bound=True)
         (work / name).chmod(mode)
         assert name in sentence(said), (name, verb, said)
-        assert disk.tree(work) == before, (name, verb)
+        assert disk.tree(work, ".locks/") == before, (name, verb)
     tried(len(UNREADABLE))
 
 
@@ -510,7 +510,7 @@ def test_an_output_that_nobody_takes(bound, work, tried):
 def test_no_home(bound, work, verb, home):
     words = " ".join(VERBS[verb][0])
     said = bound.shell(f"env {home} TMPDIR=/dev/null {RESEGMENT} {verb} {words}", at="w")
-    assert said.code == 0 and not [x for x in said.err.splitlines() if "onnxruntime" not in x], said
+    assert said.code == 0 and not said.err, said
 
 
 @pytest.mark.slow
