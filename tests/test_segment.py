@@ -1,6 +1,5 @@
 """Shipped weights, what is made with them of any photograph, and what an export is worth."""
 
-import csv
 import io
 import json
 import os
@@ -140,7 +139,7 @@ def refused(*words) -> str:
     return str(answer.exception)
 
 
-def made(out: str, stem: str) -> list[np.ndarray]:
+def made(out: str | Path, stem: str) -> list[np.ndarray]:
     named = (Path(out, f"{stem}_{what}.png") for what in ("probability", "mask", "overlay"))
     data = (np.frombuffer(file.read_bytes(), np.uint8) for file in named)
     return [cv2.imdecode(bytes_, cv2.IMREAD_UNCHANGED) for bytes_ in data]
@@ -431,6 +430,7 @@ def test_everything_about_weights_comes_from_the_run(checkout):
     assert known["seeds"]["chosen"] == "named" and set(known["seeds"]["f1"]) == {"0", "1"}
     assert known["scale"]["frame"] == [270, 262] and 200 < known["scale"]["diameter"] < 262
     card = shipped.file("eyes", "md").read_text()
+    assert card == shipped.card(known)
     for said in (f"{value:.4f} ({low:.4f} to {high:.4f})", "**tiny**", "no medical device",
                  "c0ffee", "F1 of all 2 seeds", known["weights_md5"]):  # fmt: skip
         assert said in card
@@ -568,21 +568,21 @@ def test_an_export_that_draws_otherwise_is_not_written(checkout, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_weights_of_drive_find_the_vessels_of_chase(real_data, tmp_path, monkeypatch):
+def test_the_weights_of_drive_find_the_vessels_of_chase(real_data, tmp_path, monkeypatch, root):
     """The mark of an image of another camera, and of the same at half and twice its size."""
     if not any(shipped.load(n)["dataset"] == "drive" for n in shipped.names()):
         pytest.skip("no weights of DRIVE are shipped")
-    monkeypatch.chdir(tmp_path)
-    zipfile.ZipFile(real_data / "CHASE_DB1/CHASEDB1.zip").extractall("chase")
-    found = {}
+    monkeypatch.chdir(root)  # where the registry is
+    zipfile.ZipFile(real_data / "CHASE_DB1/CHASEDB1.zip").extractall(tmp_path / "chase")
+    out, found = tmp_path / "out", {}
     for id in ("05R", "11L", "13R"):
-        record = chase_db1.read(Path("chase"), id)
-        for times in (0.5, 1, 2):
-            call(saved(f"{id}x{times}.png", resized(record.image, times)), "--out", "out")
-            mask = made("out", f"{id}x{times}")[1]
+        record = chase_db1.read(tmp_path / "chase", id)
+        for times in (1, 0.5, 2):
+            file = saved(tmp_path / f"{id}x{times}.png", resized(record.image, times))
+            call(file, "--out", out)
+            mask = made(out, file.stem)[1]
             mask = cv2.resize(mask, record.label.shape[::-1], interpolation=cv2.INTER_AREA) > 127
             counts = metrics.counts_of_mask(mask, record.label, record.fov)
             found[id, times] = float(metrics.from_counts(counts)["f1"])
-    assert min(found.values()) > 0.65, found
-    with open("out/summary.csv", newline="") as f:
-        assert len(list(csv.DictReader(f))) == len(found)
+    for (id, times), f1 in found.items():
+        assert f1 > 0.65 if times == 1 else f1 > found[id, 1] - 0.03, found

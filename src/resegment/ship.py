@@ -35,11 +35,9 @@ def ship(name: str, params: config.Params, called: str = "") -> str:
     proof.demand(seeds, params)
     known = provenance(called, run, seeds, how)
     weights = (paths.run(run["run"]) / proof.WEIGHTS).read_bytes()
-    made = {
-        "safetensors": weights,
-        "json": (json.dumps(known, sort_keys=True, indent=1) + "\n").encode(),
-        "md": shipped.card(known).encode(),
-    }
+    text = json.dumps(known, sort_keys=True, indent=1) + "\n"
+    card = shipped.card(json.loads(text))  # of what stands there: keys in its order
+    made = {"safetensors": weights, "json": text.encode(), "md": card.encode()}
     others = [p for p in shipped.FOLDER.glob("*.*") if p.stem != called]
     total = sum(p.stat().st_size for p in others) + sum(map(len, made.values()))
     if total > shipped.MOST:

@@ -107,8 +107,9 @@ def card(known: dict) -> str:
     crop = train["augment"]["crop"]
     seen = f"crops of {crop}x{crop} pixels" if crop else "images"
     campaign, experiment, _ = known["run"].split("/")
+    measured = sorted(known["measured"].items(), key=lambda found: found[0] != own)
     rows = [[where, str(m["images"]), *(interval(m["scores"][k]) for k in SHOWN)]
-            for where, m in known["measured"].items()]  # fmt: skip
+            for where, m in measured]  # fmt: skip
     protocol, second = (known["measured"][own][k] for k in ("protocol", "second_observer_f1"))
     sd = f" ± {seeds['sd']:.4f} (standard deviation)" if seeds["sd"] is not None else ""
     return f"""\
