@@ -278,7 +278,7 @@ def test_every_image_gets_three_files_of_its_own_size(weights):
     saved("in/c.ppm", drawn_eye(0.5, "14"))
     Path("in/notes.txt").write_text("no image")
     said = call("in", "--out", "in/out").output
-    assert "in/out: 3 of 3 images, by eyes" in said
+    assert "in/out: 3 of 3 images by eyes, summary.csv" in said
     for row in summary("in/out"):
         file = Path(row["file"])
         image, _ = photograph.read(file)
@@ -431,6 +431,9 @@ def test_everything_about_weights_comes_from_the_run(checkout):
     assert known["scale"]["frame"] == [270, 262] and 200 < known["scale"]["diameter"] < 262
     card = shipped.file("eyes", "md").read_text()
     assert card == shipped.card(known)
+    known["measured"]["chase_db1"] = known["measured"]["sample"]
+    rows = [line for line in shipped.card(known).splitlines() if line.startswith("| ")]
+    assert [row.split()[1] for row in rows] == ["test", "sample", "chase_db1"]
     for said in (f"{value:.4f} ({low:.4f} to {high:.4f})", "**tiny**", "no medical device",
                  "c0ffee", "F1 of all 2 seeds", known["weights_md5"]):  # fmt: skip
         assert said in card
@@ -485,6 +488,10 @@ def test_what_cannot_be_shipped_is_one_sentence(checkout, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shipped, "MOST", 10_000)
         with pytest.raises(UserError, match=r"would hold 0\.1 MB"):
+            ship.ship(GROUP, params)
+    with monkeypatch.context() as patch:
+        patch.setattr(fov, "derive", lambda image: np.ones(image.shape[:2], bool))
+        with pytest.raises(UserError, match="its scale is unknown"):
             ship.ship(GROUP, params)
     (paths.scores(f"{GROUP}/s1") / "metrics.json").unlink()
     with pytest.raises(UserError, match="s1/scores/metrics.json is missing"):

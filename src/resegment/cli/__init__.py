@@ -280,9 +280,8 @@ def segment(
 
         devices.usable(where)
         problems = stage.segment(found, name, out, where, engine)
-    typer.echo(
-        f"{out}: {len(found) - len(problems)} of {len(found)} images, by {name}; summary.csv"
-    )
+    done = len(found) - len(problems)
+    typer.echo(f"{out}: {done} of {len(found)} images by {name}{', summary.csv' * (done > 0)}")
     for said in problems:
         print("resegment:", plain(said), file=sys.stderr)
     if problems:
