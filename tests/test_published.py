@@ -178,7 +178,8 @@ def test_the_experiments_name_rows_that_exist_and_are_theirs():
 
 
 def test_every_row_that_the_authors_measured_is_an_experiment():
-    """And every experiment of a paper stands in a campaign under the paper's own schedule."""
+    """And every experiment of a paper stands in a campaign under the paper's own schedule, but for
+    those that no paper has made."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     named = {row for e in tree["experiments"].values() for row in e.get("rows", [])}
     cells = published.cells()
@@ -186,4 +187,5 @@ def test_every_row_that_the_authors_measured_is_an_experiment():
     run = {
         e for c in tree["campaigns"].values() if c["budget"] == "paper" for e in c["experiments"]
     }
-    assert {name for name, e in tree["experiments"].items() if e.get("paper")} == run
+    ours = {"bcdu-chase", "hybridnetseg-unet-chase"}
+    assert {name for name, e in tree["experiments"].items() if e.get("paper")} == run | ours
