@@ -21,12 +21,17 @@ def write(found: list[dict]) -> None:
     """New rows in place of those of the same test; the others stay, but for those of
     tests that are no more."""
     rows = {r["test"]: r for r in (*read(), *found)}
-    rows = {t: r for t, r in rows.items() if (HERE.parents[1] / t.partition("::")[0]).exists()}
+    rows = {test: r for test, r in rows.items() if _is_there(*test.split("::"))}
     with open(TABLE, "w", newline="") as f:
         table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
         table.writeheader()
         table.writerows(rows[test] for test in sorted(rows))
     PAGE.write_text(BLOCK.sub(lambda _: render(), PAGE.read_text()))
+
+
+def _is_there(file: str, function: str) -> bool:
+    path = HERE.parents[1] / file
+    return path.exists() and f"def {function}(" in path.read_text()
 
 
 def render() -> str:

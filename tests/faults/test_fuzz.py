@@ -375,7 +375,8 @@ def bundled(_):
 
 def ledgered(_):
     run = its_run()
-    ledger._history([run])
+    ledger._together([run], "epoch", lambda r: paths.run(r) / "history.csv")
+    ledger._together([run], "split", lambda r: paths.scores(r) / "images.csv", split="test")
     assert all(len(line) == 6 for line in ledger._curves(run))
     claims.value(run, "val_loss_rise", {})
 
