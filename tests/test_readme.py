@@ -1,30 +1,102 @@
-"""Every number the README quotes is in the committed tables."""
+"""Numbers in prose are those of the tables."""
 
-import re
+from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from resegment import quotes
+from resegment.errors import UserError
 
-def test_quoted_scores_are_those_of_the_tables(root):
-    scores = pd.read_csv(root / "reports/drive-lite/scores.csv", dtype={"seed": str})
-    text = (root / "README.md").read_text()
-    named = {"U-Net": "unet-drive", "RGA-Net": "rga-drive"}
-    for name, experiment in named.items():
-        [line] = re.findall(rf"^\| {name} \| [\d,]+ \| (.*) \|$", text, re.M)
-        mine = scores[(scores.experiment == experiment) & (scores.protocol == "common")]
-        mine = mine[mine.seed != "observer2"].groupby("metric").value.agg(["mean", "std"])
-        quoted = [cell.split(" ± ") for cell in line.split(" | ")]
-        for metric, (mean, sd) in zip(("f1", "se", "sp", "acc", "auc"), quoted, strict=True):
-            assert f"{mine.loc[metric, 'mean']:.4f}" == mean, (name, metric)
-            assert f"{mine.loc[metric, 'std']:.4f}" == sd, (name, metric)
+SCORES = """\
+experiment,seed,protocol,metric,value,ci_low,ci_high
+a,0,common,f1,0.80,0.79,0.82
+a,1,common,f1,0.82,0.80,0.83
+a,0,frame,f1,0.7,0.6,0.8
+a,0,common,auc,0.9,,
+a,observer2,common,f1,0.77,,
+b,0,common,f1,0.90,0.8,0.9
+"""
+RUNS = """\
+experiment,seed,key,value
+a,0,cost.cpu_seconds,440.4
+a,1,cost.cpu_seconds,1506.6
+a,0,model.trainable,29785
+a,1,model.trainable,29785
+"""
+CLAIMS = "claim,verdict,effect,low,high\none,not run,0.01,-0.01,0.03\ntwo,undecided,,,\n"
+LEDGER = "row,metric,verdict\nrga-3-11,f1,reproduced\n"
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "reports/x-lite"
+    folder.mkdir(parents=True)
+    for name, text in (("scores", SCORES), ("runs", RUNS), ("claims", CLAIMS), ("ledger", LEDGER)):
+        (folder / f"{name}.csv").write_text(text)
+    quotes._table.cache_clear()
+    yield folder
+    quotes._table.cache_clear()
+
+
+def test_every_quote_of_the_texts_is_that_of_the_tables(root, monkeypatch):
+    monkeypatch.chdir(root)
+    quotes._table.cache_clear()
+    texts = [Path("README.md"), *Path("reports").glob("*.md")]
+    assert quotes.QUOTE.search(texts[0].read_text())
+    assert [t for t in texts if quotes.build(t, check=True)] == []
 
 
 @pytest.mark.parametrize(
-    ("metric", "quoted"), [("f1", "0.8153 ± 0.0013"), ("acc", "0.9684 ± 0.0001")]
+    ("words", "said"),
+    [
+        ("score x-lite a f1", "0.8100 ± 0.0141"),
+        ("score x-lite a f1 frame", "0.7000"),
+        ("images x-lite a f1", "0.7950 to 0.8250"),
+        ("observer x-lite f1", "0.7700"),
+        ("cpu x-lite a", "440 to 1,507"),
+        ("seeds x-lite a", "2"),
+        ("claim x-lite one", "not run: 0.01 (-0.01 to 0.03)"),
+        ("claim x-lite two", "undecided"),
+        ("verdict x-lite rga-3-11 f1", "reproduced"),
+    ],
 )
-def test_quoted_ledger_values_are_those_of_the_ledger(root, metric, quoted):
-    ledger = pd.read_csv(root / "reports/drive-lite/ledger.csv")
-    row = ledger[(ledger.row == "rga-3-11") & (ledger.metric == metric)].iloc[0]
-    assert f"{row['mean']:.4f} ± {row['sd']:.4f}" == quoted
-    assert quoted in (root / "README.md").read_text()
+def test_a_quote(tables, words, said):
+    text = f"one <!-- = {words} -->0.5<!-- / --> two"
+    assert quotes.refresh(text, "t.md") == f"one <!-- = {words} -->{said}<!-- / --> two"
+
+
+def test_a_printed_number_is_as_it_was_printed(root, monkeypatch):
+    monkeypatch.chdir(root)
+    assert quotes.printed("rga-3-11", "f1") == "0.8166"
+
+
+def test_a_table_is_of_every_experiment(tables):
+    with open(tables / "scores.csv", "a") as f:
+        f.writelines(f"{e},0,common,{m},0.9,,\n" for e in "ab" for m in ("se", "sp", "acc"))
+        f.write("b,0,common,auc,0.95,,\n")
+        f.writelines(f"a,observer2,common,{m},0.8,,\n" for m in ("se", "sp", "acc"))
+    with open(tables / "runs.csv", "a") as f:
+        f.write("b,0,model.trainable,5\nb,0,cost.cpu_seconds,7\n")
+    lines = quotes.table("x-lite").split("\n")
+    assert lines[0] == lines[-1] == "" and len(lines) == 7
+    assert lines[1] == "| | parameters | F1 | Se | Sp | Acc | AUC | CPU-seconds |"
+    assert lines[3] == "| b | 5 | 0.9000 | 0.9000 | 0.9000 | 0.9000 | 0.9500 | 7 |"
+    assert lines[4].startswith("| a | 29,785 | 0.8100 ± 0.0141 |")
+    assert lines[5] == "| second observer |  | 0.7700 | 0.8000 | 0.8000 | 0.8000 |  |  |"
+
+
+@pytest.mark.parametrize(
+    "words", ["score x-lite a", "score x-lite c f1", "score y-lite a f1", "guess x-lite", "printed "
+              "rga-3-99 f1", "observer x-lite auc"],
+)  # fmt: skip
+def test_a_quote_of_nothing_is_said_by_its_line(tables, words):
+    with pytest.raises(UserError, match=r"^t\.md, line 2: .* quotes nothing"):
+        quotes.refresh(f"one\n<!-- = {words} -->0.5<!-- / -->", "t.md")
+
+
+def test_check_leaves_a_text_as_it_is(tables, tmp_path):
+    text = tmp_path / "t.md"
+    text.write_text("<!-- = observer x-lite f1 -->1<!-- / -->")
+    assert quotes.build(text, check=True) and "-->1<" in text.read_text()
+    assert quotes.build(text) and not quotes.build(text) and "0.7700" in text.read_text()

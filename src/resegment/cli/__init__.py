@@ -379,6 +379,23 @@ def report(campaign: Campaign):
         stage.build(campaign, with_splits(runs))
 
 
+@app.command()
+def quote(
+    texts: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Markdown; "
+                     "default: README.md and reports/*.md")] = None,
+    check: Annotated[bool, typer.Option("--check", help="only say which are out of step")] = False,
+):  # fmt: skip
+    """Bring the numbers that texts quote from the tables up to date."""
+    from resegment import quotes
+
+    texts = texts or [Path("README.md"), *sorted(Path("reports").glob("*.md"))]
+    stale = [text for text in texts if quotes.build(text, check)]
+    for text in stale:
+        typer.echo(f"{text}: {'out of step' if check else 'brought up to date'}")
+    if check and stale:
+        raise typer.Exit(1)
+
+
 app.command()(trace.trace)
 
 

@@ -1,0 +1,138 @@
+"""Numbers in prose, out of the committed tables: looked up, never typed.
+
+Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
+  score CAMPAIGN EXPERIMENT METRIC [PROTOCOL]    0.8167 ± 0.0008, mean and sd over the seeds
+  images CAMPAIGN EXPERIMENT METRIC [PROTOCOL]   0.8093 to 0.8241, of a typical run over test images
+  observer CAMPAIGN METRIC [PROTOCOL]            the second observer's
+  printed ROW METRIC                             what a paper printed
+  verdict CAMPAIGN ROW METRIC                    what the ledger says of it
+  claim CAMPAIGN CLAIM                           what the runs say of a claim: verdict and effect
+  cpu CAMPAIGN EXPERIMENT                        440 to 507, CPU-seconds of its trainings
+  seeds CAMPAIGN EXPERIMENT                      how many there are
+  table CAMPAIGN                                 every experiment under the common protocol
+PROTOCOL is common unless said. `resegment quote` brings files up to date; a test sees to it.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from resegment import files, paths, published, stats
+from resegment.errors import UserError
+
+QUOTE = re.compile(r"(<!-- = (\w+) ([^>]*?) -->)(.*?)(<!-- / -->)", re.S)
+COLUMNS = {"f1": "F1", "se": "Se", "sp": "Sp", "acc": "Acc", "auc": "AUC"}
+COMMON = "common"
+OBSERVER = "observer2"
+
+
+def refresh(text: str, where: str) -> str:
+    """`text` with every quote as the tables have it. Raises UserError naming `where` and a quote
+    of which no table knows."""
+
+    def one(found: re.Match) -> str:
+        head, kind, words, _, end = found.groups()
+        try:
+            return head + KINDS[kind](*words.split()) + end
+        except (KeyError, TypeError, ValueError, FileNotFoundError, UserError) as e:
+            line = text.count("\n", 0, found.start()) + 1
+            raise UserError(f"{where}, line {line}: {head} quotes nothing: {e}") from None
+
+    return QUOTE.sub(one, text)
+
+
+@cache
+def _table(campaign: str, name: str) -> pd.DataFrame:
+    path = paths.reports(campaign) / f"{name}.csv"
+    return pd.DataFrame(files.table(path), dtype=str)
+
+
+def _rows(campaign: str, name: str, **wanted: str) -> pd.DataFrame:
+    found = _table(campaign, name)
+    for column, value in wanted.items():
+        found = found[found[column] == value]
+        if found.empty:
+            raise KeyError(f"no {column} {value} in reports/{campaign}/{name}.csv")
+    return found
+
+
+def _scores(campaign: str, metric: str, protocol: str, experiment: str = "") -> pd.DataFrame:
+    of = {"experiment": experiment} if experiment else {}
+    return _rows(campaign, "scores", metric=metric, protocol=protocol, **of)
+
+
+def score(campaign: str, experiment: str, metric: str, protocol: str = COMMON) -> str:
+    rows = _scores(campaign, metric, protocol, experiment)
+    mean, sd = stats.over_seeds(rows[rows.seed != OBSERVER].value.astype(float))
+    return f"{mean:.4f}" if pd.isna(sd) else f"{mean:.4f} ± {sd:.4f}"
+
+
+def images(campaign: str, experiment: str, metric: str, protocol: str = COMMON) -> str:
+    rows = _scores(campaign, metric, protocol, experiment)
+    ends = rows.loc[rows.seed != OBSERVER, ["ci_low", "ci_high"]].astype(float).mean()
+    return f"{ends.ci_low:.4f} to {ends.ci_high:.4f}"
+
+
+def observer(campaign: str, metric: str, protocol: str = COMMON) -> str:
+    rows = _rows(campaign, "scores", metric=metric, protocol=protocol, seed=OBSERVER)
+    return f"{float(rows.value.iloc[0]):.4f}"
+
+
+def printed(row: str, metric: str) -> str:
+    found = published.row(row)
+    return str(found.set_index("metric").printed[metric])
+
+
+def verdict(campaign: str, row: str, metric: str) -> str:
+    return str(_rows(campaign, "ledger", row=row, metric=metric).verdict.iloc[0])
+
+
+def claim(campaign: str, name: str) -> str:
+    found = _rows(campaign, "claims", claim=name).iloc[0]
+    ends = f" ({found.low} to {found.high})" if found.low else ""
+    return found.verdict + (f": {found.effect}{ends}" if found.effect else "")
+
+
+def cpu(campaign: str, experiment: str) -> str:
+    rows = _rows(campaign, "runs", experiment=experiment, key="cost.cpu_seconds")
+    low, high = (f"{f(rows.value.astype(float)):,.0f}" for f in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def seeds(campaign: str, experiment: str) -> str:
+    rows = _rows(campaign, "scores", experiment=experiment)
+    return str(rows.seed[rows.seed != OBSERVER].nunique())
+
+
+def table(campaign: str) -> str:
+    """Markdown: experiments by falling F1, then the second observer."""
+    known = _table(campaign, "scores")
+    f1 = {e: score(campaign, e, "f1") for e in dict.fromkeys(known.experiment)}
+    lines = ["| |" + "".join(f" {x} |" for x in ("parameters", *COLUMNS.values(), "CPU-seconds")),
+             "|---" * (len(COLUMNS) + 3) + "|"]  # fmt: skip
+    for e in sorted(f1, key=f1.get, reverse=True):
+        count = _rows(campaign, "runs", experiment=e, key="model.trainable").value.iloc[0]
+        cells = (f"{int(count):,}", *(score(campaign, e, m) for m in COLUMNS), cpu(campaign, e))
+        lines.append(f"| {e} |" + "".join(f" {cell} |" for cell in cells))
+    if (known.seed == OBSERVER).any():
+        cells = ("", *(observer(campaign, m) for m in COLUMNS if m != "auc"), "", "")
+        lines.append("| second observer |" + "".join(f" {cell} |" for cell in cells))
+    return "\n" + "\n".join(lines) + "\n"
+
+
+KINDS: dict[str, Callable[..., str]] = {
+    f.__name__: f for f in (score, images, observer, printed, verdict, claim, cpu, seeds, table)
+}
+
+
+def build(path: Path, check: bool = False) -> bool:
+    """Bring a file up to date; whether it was not. check: leave it as it is."""
+    text = path.read_text(encoding="utf-8")
+    fresh = refresh(text, str(path))
+    if fresh != text and not check:
+        with files.atomic(path) as tmp:
+            tmp.write_text(fresh, encoding="utf-8")
+    return fresh != text
