@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from resegment import closure, config, devices, files, paths
-from resegment.cli import data, trace
+from resegment.cli import data, trace, weights
 from resegment.cli.record import alone, held, inside, origin, pairs, shared, taken
+from resegment.cli.weights import Device
 from resegment.engines import plan as planning
 from resegment.errors import UserError
 from resegment.files import fingerprint
@@ -27,7 +28,6 @@ app.add_typer(data.data, name="data")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
 Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
 On = Annotated[str | None, typer.Option(metavar="DATASET", help="one of the campaign's cross sets")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 
 
 def resolved(run_id: str) -> dict:
@@ -217,75 +217,8 @@ def adopt(
         raise typer.Exit(1)
 
 
-@app.command()
-def export(
-    name: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="a run, or shipped weights")],
-    to: Annotated[Path | None, typer.Option(metavar="FILE", help="default: RUN.onnx, here")] = None,
-):
-    """Write a network with its weights to an ONNX file, and compare its maps with torch's."""
-    from resegment import exported
-
-    file = to or Path(f"{name.replace('/', '-')}.onnx")
-    off = (exported.write(resolved(name), file) if "/" in name
-           else exported.of_shipped(name, file))  # fmt: skip
-    typer.echo(f"{file}: RGB in 0..1 to probabilities, {file.stat().st_size / 2**20:.1f} MiB; "
-               f"ONNX Runtime and torch differ by at most {off:.1e}")  # fmt: skip
-
-
-@app.command()
-def ship(
-    run: Annotated[str, typer.Argument(metavar="RUN|CAMPAIGN/EXPERIMENT",
-                                       help="a run, or an experiment for its best seed by F1 on "
-                                       "the validation images, e.g. drive-lite/unet-drive")],
-    name: Annotated[str, typer.Option(help="the model's name; default: the experiment's")] = "",
-):  # fmt: skip
-    """Make a proven run's weights part of the package, with their provenance and a card."""
-    from resegment import ship as stage
-    from resegment import shipped
-
-    with alone("ship", "weights"):
-        made = stage.ship(run, config.load(), name)
-    for kind in ("safetensors", "json", "md"):
-        typer.echo(f"{shipped.file(made, kind)}: {shipped.file(made, kind).stat().st_size:,} bytes")
-
-
-@app.command()
-def segment(
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE|FOLDER...")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="where results go")] = None,
-    model: Annotated[str, typer.Option(help="default: the best of DRIVE by validation")] = "",
-    device: Device = "auto",
-    engine: Annotated[
-        str | None, typer.Option(help="onnx or torch; default: onnx on the CPU, where it is")
-    ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="show the models, with figures")] = False,
-):
-    """Find the vessels in fundus photographs of any kind and size, by weights of this package."""
-    from resegment import shipped
-
-    if list_:
-        typer.echo(shipped.text())
-        return
-    if not images or not out:
-        raise UserError("segment what, and where to? resegment segment IMAGE|FOLDER... --out DIR")
-    name = model or shipped.default()
-    shipped.load(name)
-    from resegment.datasets import photograph
-
-    found = photograph.chosen(images, out)
-    out.mkdir(parents=True, exist_ok=True)
-    with devices.claim(device) as where:
-        from resegment import segment as stage
-        from resegment.unpack import plain
-
-        devices.usable(where)
-        problems = stage.segment(found, name, out, where, engine)
-    done = len(found) - len(problems)
-    typer.echo(f"{out}: {done} of {len(found)} images by {name}{', summary.csv' * (done > 0)}")
-    for said in problems:
-        print("resegment:", plain(said), file=sys.stderr)
-    if problems:
-        raise typer.Exit(1)
+for verb in (weights.export, weights.ship, weights.segment):
+    app.command()(verb)
 
 
 @app.command()

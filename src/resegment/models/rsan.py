@@ -47,9 +47,24 @@ class DropBlock(nn.Module):
         places = (height - b + 1) * (width - b + 1)  # where a block fits
         gamma = (1 - self.keep) / b**2 * height * width / places
         corners = torch.rand_like(x[:, :, b - 1 :, b - 1 :], dtype=torch.float32) < gamma
-        dropped = F.max_pool2d(F.pad(corners.float(), [b - 1] * 4), b, stride=1)  # (B, C, H, W)
-        kept = 1 - dropped
-        return x * (kept * (kept.numel() / kept.sum().clamp(min=1))).to(x.dtype)
+        dropped = dilated(dilated(F.pad(corners, [b - 1] * 4), b, 2), b, 3)  # (B, C, H, W)
+        kept = ~dropped
+        scale = kept.numel() / kept.count_nonzero().clamp(min=1)
+        return x * (kept * scale.to(x.dtype))
+
+
+def dilated(mask: Tensor, width: int, dim: int) -> Tensor:
+    """Whether any of `width` neighbours is true: a maximum filter without padding, of bytes.
+
+    The span doubles from step to step, so that it takes log2(width) passes.
+    """
+    span = 1
+    while span < width:
+        more = min(span, width - span)
+        left = mask.shape[dim] - more
+        mask = mask.narrow(dim, 0, left) | mask.narrow(dim, more, left)
+        span += more
+    return mask
 
 
 def norm_relu(channels: int) -> nn.Sequential:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from resegment.models.hybridnetseg.deform import DeformConv2d
 from resegment.models.hybridnetseg.deform import kernel_in_use as kernel_in_use
-from resegment.models.layers import upsample_to
+from resegment.models.layers import Depthwise, upsample_to
 
 # Table 1, a row an MNBlock: channels out, stride, kernels, t, se (0: none), and what the code adds,
 # the groups of the 1x1 convolutions that expand and project
@@ -73,15 +73,21 @@ def deformable_conv(channels: int) -> DeformConv2d:
     return dcn
 
 
+class StridedDepthwise(Depthwise):
+    """k x k convolution of every channel by itself, at every stride-th place."""
+
+    def __init__(self, channels: int, kernel: int, stride: int):
+        super().__init__(channels, kernel)
+        self.stride = (stride, stride)
+
+
 class MixedDepthwise(nn.Module):
     """MixConv: equal shares of the channels, each with its own size of kernel."""
 
     def __init__(self, channels: int, kernels: tuple[int, ...], stride: int):
         super().__init__()
         self.share = share = channels // len(kernels)
-        self.convs = nn.ModuleList(
-            nn.Conv2d(share, share, k, stride, k // 2, groups=share, bias=False) for k in kernels
-        )
+        self.convs = nn.ModuleList(StridedDepthwise(share, k, stride) for k in kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         shares = x.split(self.share, 1)
