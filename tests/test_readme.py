@@ -23,7 +23,15 @@ a,1,cost.cpu_seconds,1506.6
 a,0,model.trainable,29785
 a,1,model.trainable,29785
 """
-CLAIMS = "claim,verdict,effect,low,high\none,not run,0.01,-0.01,0.03\ntwo,undecided,,,\n"
+CLAIMS = """\
+claim,paper,statement,metric,published,effect,low,high,seeds_low,seeds_high,verdict
+one,p,It helps.,f1,0.02,0.01,-0.01,0.03,0.002,0.018,not run
+two,p,It is small.,total,37685.0,,,,,,undecided
+"""
+COMPARISONS = """\
+dataset,metric,a,b,difference,low,high,p,p_holm,n_images,n_seeds
+d,f1,a,b,-0.09,-0.1,-0.08,0.0001,0.0004,20,2
+"""
 LEDGER = "row,metric,verdict\nrga-3-11,f1,reproduced\n"
 
 
@@ -32,7 +40,9 @@ def tables(tmp_path, monkeypatch, root):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "reports/x-lite"
     folder.mkdir(parents=True)
-    for name, text in (("scores", SCORES), ("runs", RUNS), ("claims", CLAIMS), ("ledger", LEDGER)):
+    texts = {"scores": SCORES, "runs": RUNS, "claims": CLAIMS, "comparisons": COMPARISONS,
+             "ledger": LEDGER}  # fmt: skip
+    for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
     quotes._table.cache_clear()
     yield folder
@@ -54,6 +64,8 @@ def test_every_quote_of_the_texts_is_that_of_the_tables(root, monkeypatch):
         ("score x-lite a f1 frame", "0.7000"),
         ("images x-lite a f1", "0.7950 to 0.8250"),
         ("observer x-lite f1", "0.7700"),
+        ("lead x-lite a b f1", "-0.0900 (-0.1000 to -0.0800; p < 0.001 after Holm)"),
+        ("lead x-lite b a f1", "+0.0900 (+0.0800 to +0.1000; p < 0.001 after Holm)"),
         ("cpu x-lite a", "440 to 1,507"),
         ("seeds x-lite a", "2"),
         ("claim x-lite one", "not run: 0.01 (-0.01 to 0.03)"),
@@ -86,9 +98,19 @@ def test_a_table_is_of_every_experiment(tables):
     assert lines[5] == "| second observer |  | 0.7700 | 0.8000 | 0.8000 | 0.8000 |  |  |"
 
 
+def test_the_claims_of_a_paper(tables):
+    lines = quotes.claims("x-lite", "p").split("\n")
+    assert lines[0] == lines[-1] == "" and len(lines) == 6
+    assert lines[3] == (
+        "| It helps. | f1 | 0.0200 | 0.0100 | -0.0100 to 0.0300 | 0.0020 to 0.0180 | not run |"
+    )
+    assert lines[4] == "| It is small. | total | 37,685 | – | – | – | undecided |"
+
+
 @pytest.mark.parametrize(
     "words", ["score x-lite a", "score x-lite c f1", "score y-lite a f1", "guess x-lite", "printed "
-              "rga-3-99 f1", "observer x-lite auc"],
+              "rga-3-99 f1", "observer x-lite auc", "claims x-lite q",
+              "lead x-lite a c f1"],
 )  # fmt: skip
 def test_a_quote_of_nothing_is_said_by_its_line(tables, words):
     with pytest.raises(UserError, match=r"^t\.md, line 2: .* quotes nothing"):

@@ -7,9 +7,11 @@ Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   printed ROW METRIC                             what a paper printed
   verdict CAMPAIGN ROW METRIC                    what the ledger says of it
   claim CAMPAIGN CLAIM                           what the runs say of a claim: verdict and effect
+  lead CAMPAIGN A B METRIC                       by how much A lies above B on the same images
   cpu CAMPAIGN EXPERIMENT                        440 to 507, CPU-seconds of its trainings
   seeds CAMPAIGN EXPERIMENT                      how many there are
   table CAMPAIGN                                 every experiment under the common protocol
+  claims CAMPAIGN PAPER                          every claim of a paper, with what was measured
 PROTOCOL is common unless said. `resegment quote` brings files up to date; a test sees to it.
 """
 
@@ -96,6 +98,18 @@ def claim(campaign: str, name: str) -> str:
     return found.verdict + (f": {found.effect}{ends}" if found.effect else "")
 
 
+def lead(campaign: str, a: str, b: str, metric: str) -> str:
+    table = _rows(campaign, "comparisons", metric=metric)
+    table = table[((table.a == a) & (table.b == b)) | ((table.a == b) & (table.b == a))]
+    if table.empty:
+        raise KeyError(f"no test of {a} and {b} in reports/{campaign}/comparisons.csv")
+    row = table.iloc[0]
+    ends = [float(row[k]) * (1 if row.a == a else -1) for k in ("difference", "low", "high")]
+    low, high = sorted(ends[1:])
+    p = f"p = {float(row.p_holm):.3f}" if float(row.p_holm) >= 0.001 else "p < 0.001"
+    return f"{ends[0]:+.4f} ({low:+.4f} to {high:+.4f}; {p} after Holm)"
+
+
 def cpu(campaign: str, experiment: str) -> str:
     rows = _rows(campaign, "runs", experiment=experiment, key="cost.cpu_seconds")
     low, high = (f"{f(rows.value.astype(float)):,.0f}" for f in (min, max))
@@ -123,8 +137,30 @@ def table(campaign: str) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def claims(campaign: str, paper: str) -> str:
+    """Markdown: a paper's claims in its order, with 95 % intervals over images and over seeds."""
+    lines = ["| claim | metric | printed | measured | over images | over seeds | verdict |",
+             "|---" * 7 + "|"]  # fmt: skip
+    for row in _rows(campaign, "claims", paper=paper).fillna("").to_dict("records"):
+        spans = (" to ".join(map(_figure, (row[low], row[high]))) if row[low] else "–"
+                 for low, high in (("low", "high"), ("seeds_low", "seeds_high")))  # fmt: skip
+        cells = (row["statement"], row["metric"], *map(_figure, (row["published"], row["effect"])),
+                 *spans, row["verdict"])  # fmt: skip
+        lines.append("|" + "".join(f" {cell} |" for cell in cells))
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _figure(number: str) -> str:
+    """A count as it is, anything else to four digits; a dash for nothing."""
+    if not number:
+        return "–"
+    value = float(number)
+    return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
+
+
 KINDS: dict[str, Callable[..., str]] = {
-    f.__name__: f for f in (score, images, observer, printed, verdict, claim, cpu, seeds, table)
+    f.__name__: f
+    for f in (score, images, observer, printed, verdict, claim, lead, cpu, seeds, table, claims)
 }
 
 
