@@ -7,6 +7,7 @@ give those maps, `resegment trace RUN METRIC --rerun` says afterwards.
 """
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,7 @@ def _commit(repo, names: list[str]) -> None:
     for stage in stages:
         stage.save()
         stage.commit()
+    logging.getLogger("dvc.dvcfile").setLevel(logging.WARNING)  # it would name the temporary file
     with atomic(LOCK) as tmp:
         if LOCK.exists():
             shutil.copyfile(LOCK, tmp)
