@@ -60,6 +60,22 @@ def test_repro_reruns_only_what_a_parameter_touches(w):
     w.clean()
 
 
+def test_what_a_budget_changes_of_one_model_runs_that_model_again(w):
+    w.change(lambda t: t["budgets"]["tiny"]["models"]["rga_net"]["train"].update(batch_size=4))
+    w.snakemake()
+    assert w.ran() == verbs(RGA)
+    w.clean()
+    w.change(lambda t: t["budgets"]["tiny"]["models"].update(
+        unet={"train": {"samples_per_epoch": 4}}))  # fmt: skip
+    refused = w.sh("snakemake -n", ok=False)
+    assert refused.returncode and "run `resegment plan`" in refused.stdout + refused.stderr
+    w.sh("resegment plan")
+    w.ran()
+    w.snakemake()
+    assert w.ran() == verbs(UNET)
+    w.clean()
+
+
 def test_a_protocol_costs_no_training_and_no_prediction(w):
     w.change(lambda t: t["protocols"]["frame-network-images"].update(threshold=0.4))
     w.snakemake()

@@ -30,11 +30,7 @@ def code(*modules: str) -> list[str]:
 def templates() -> dict[str, dict]:
     """The stages that stand once for each item; ${key} is the item's name."""
     native, split = "data/native/${item.dataset}", "${item.split}"
-    model = [
-        "experiments.${item.experiment}.model",
-        "recipes.${item.recipe}",
-        "budgets.${item.budget}",
-    ]
+    model = ["experiments.${item.experiment}.model", "recipes.${item.recipe}", "${item.own}"]
     network = "src/resegment/models/${item.model}"  # a module, or a folder that holds nothing else
     prepare = {
         "cmd": "exec resegment prepare ${key}",
@@ -44,7 +40,7 @@ def templates() -> dict[str, dict]:
     train = {
         "cmd": "exec resegment train ${key}",
         "deps": ["data/prepared/${item.data}", network, *code("train")],
-        "params": [*model, "experiments.${item.experiment}.train"],
+        "params": [*model, "experiments.${item.experiment}.train", "${item.shared}"],
         "outs": [
             "runs/${key}/weights.safetensors",
             "runs/${key}/history.csv",
@@ -104,8 +100,8 @@ def items(params: config.Params) -> dict[str, dict[str, dict]]:
         large = "" if params.recipes[run["recipe"]].cache else "-large"
         out[f"prepare{large}"][data] = of_data
         network = closure.module(f"resegment.models.{run['model']['name']}").name
-        of_run = {"experiment": run["experiment"], "model": network, "budget": run["budget"],
-                  "recipe": run["recipe"]}  # fmt: skip
+        of_run = {"experiment": run["experiment"], "model": network, "recipe": run["recipe"],
+                  **reductions(params, run)}  # fmt: skip
         first = {"initial": run["initial"]} if run["initial"] else {}
         out["train-from" if first else "train"][key] = of_run | {"data": data} | first
         of_maps = {"run": key, "inference": run["inference_name"]}
@@ -117,6 +113,23 @@ def items(params: config.Params) -> dict[str, dict[str, dict]]:
             out["predict-cross"][paths.cross(key, dataset)] = of_run | there | of_maps
             out["score-cross"][paths.cross(key, dataset)] = there | {"run": key}
     return out
+
+
+def reductions(params: config.Params, run: dict) -> dict[str, str]:
+    """Where its budget changes a run: for all, and for its model or its experiment alone.
+
+    Where it does not, a key that the stage watches anyway stands in, as DVC takes no empty one.
+    What a budget says of recipes and inference is in the plan already.
+    """
+    budget, at = params.budgets[run["budget"]], f"budgets.{run['budget']}"
+    usual = f"experiments.{run['experiment']}.train"
+    shared = f"{at}.train" if "train" in budget.model_fields_set else usual
+    own = shared
+    if run["experiment"] in budget.experiments:
+        own = f"{at}.experiments.{run['experiment']}"
+    elif run["model"]["name"] in budget.models:
+        own = f"{at}.models.{run['model']['name']}"
+    return {"shared": shared, "own": own}
 
 
 def split_file(name: str, dataset: str) -> str:
