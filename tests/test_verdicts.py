@@ -32,6 +32,10 @@ NUMBERS = {
     "a count that rounds to it": (("paper", 0.04, 0.01, 0.039639, None, None), "reproduced"),
     "a count that does not": (("paper", 0.04, 0.01, 0.0223, None, None), "not reproduced"),
     "undefined": (("paper", 0.8, 1e-4, math.nan, None, (math.nan, math.nan)), "not reproduced"),
+    "seeds that would meet any number": (
+        ("paper", 0.8412, 0.0001, 0.518, (-0.11, 1.15), (0.51, 0.53)), "not reproduced"),
+    "such seeds, and images that meet it": (
+        ("paper", 0.8412, 0.0001, 0.838, (0.70, 0.97), (0.83, 0.85)), "reproduced"),
 }  # fmt: skip
 
 

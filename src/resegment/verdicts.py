@@ -12,6 +12,7 @@ from resegment.stats import Interval
 NUMBER = ("reproduced", "not reproduced", "not comparable", "not run")
 CLAIM = ("supported", "not supported", "undecided", "not run")
 SIGNIFICANT = 0.05
+WIDE = 0.1  # of metrics from 0 to 1
 
 
 def of_number(
@@ -30,7 +31,8 @@ def of_number(
     3. not reproduced: the measured metric is undefined.
     4. reproduced: the printed number, anywhere within half a unit of its last digit
        (`resolution`), meets the interval over seeds or the interval over images. With neither
-       (a parameter count) it must meet the mean itself.
+       (a parameter count) it must meet the mean itself. Seeds whose interval is wider than WIDE
+       reproduce nothing, for they would meet any number.
     5. not reproduced: anything else.
     """
     if budget != "paper":
@@ -42,10 +44,13 @@ def of_number(
     named = {"seeds": seeds, "images": images}
     known = {k: v for k, v in named.items() if v and not any(map(math.isnan, v))}
     reach = 0.5 * resolution * (1 + 1e-9)  # the half unit itself counts, though not binary
+    reason = ", ".join(f"{k} {low:.4f} to {high:.4f}" for k, (low, high) in known.items())
+    if "seeds" in known and known["seeds"][1] - known["seeds"][0] > WIDE:
+        del known["seeds"]
+        reason += "; the seeds disagree too far to reproduce a number"
     meets = any(
         low - reach <= printed <= high + reach for low, high in known.values() or [(mean, mean)]
     )
-    reason = ", ".join(f"{k} {low:.4f} to {high:.4f}" for k, (low, high) in known.items())
     return ("reproduced" if meets else "not reproduced"), reason
 
 
