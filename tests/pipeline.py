@@ -104,6 +104,11 @@ class Work:
 
         self.change(edit)
 
+    def lengthen(self, epochs: int, samples: int = 64) -> None:
+        """The U-Net alone trains longer: so long that something can happen meanwhile."""
+        more = {"epochs": epochs, "samples_per_epoch": samples}
+        self.change(lambda t: t["budgets"]["tiny"]["models"]["unet"]["train"].update(more))
+
     def lock(self) -> dict:
         return yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
 
@@ -118,7 +123,7 @@ def tiny(tree: dict) -> None:
         "recipes": {"rga-512": "native"},
         "train": {"epochs": 2, "samples_per_epoch": 8, "batch_size": 4,
                   "augment": {"crop": 32, "flips": True}},
-        "models": {"rga_net": {"train": {"batch_size": 2}}},
+        "models": {"unet": {"train": {"epochs": 2}}, "rga_net": {"train": {"batch_size": 2}}},
     }  # fmt: skip
     two = ["unet-drive", "rga-drive"]
     tree["campaigns"]["sample"] |= {"budget": "tiny", "seeds": [0], "experiments": two}

@@ -65,8 +65,8 @@ def test_what_a_budget_changes_of_one_model_runs_that_model_again(w):
     w.snakemake()
     assert w.ran() == verbs(RGA)
     w.clean()
-    w.change(lambda t: t["budgets"]["tiny"]["models"].update(
-        unet={"train": {"samples_per_epoch": 4}}))  # fmt: skip
+    own = {"unet-drive": {"train": {"samples_per_epoch": 4}}}
+    w.change(lambda t: t["budgets"]["tiny"].update(experiments=own))
     refused = w.sh("snakemake -n", ok=False)
     assert refused.returncode and "run `resegment plan`" in refused.stdout + refused.stderr
     w.sh("resegment plan")
@@ -143,7 +143,7 @@ def test_a_failed_training_is_said_planned_again_and_takes_nothing_else_down(w):
 
 
 def test_killed_training_resumes_to_the_same_weights(w):
-    lengthen(w, 20)
+    w.lengthen(20)
     train = f"dvc repro --single-item train@{UNET}"
     w.sh(train)
     want = {o["path"]: o["md5"] for o in w.lock()[f"train@{UNET}"]["outs"]}
@@ -162,12 +162,6 @@ def test_killed_training_resumes_to_the_same_weights(w):
     assert not checkpoints(w)  # what it was kept for is recorded
 
 
-def lengthen(w, epochs: int) -> None:
-    """The U-Net alone trains longer: so long that something can happen meanwhile."""
-    longer = {"models": {"unet": {"train": {"epochs": epochs, "samples_per_epoch": 64}}}}
-    w.change(lambda t: t["budgets"]["tiny"].update(longer))
-
-
 def checkpoints(w) -> list[Path]:
     """Whole ones: a hidden name is one still being written."""
     return list((w.path / "checkpoints").rglob("[!.]*.pt"))
@@ -182,7 +176,7 @@ def wait_for(condition, seconds=60):
 
 @pytest.mark.parametrize("what", ["parameters", "code"])
 def test_what_is_edited_during_training_is_not_recorded(w, what):
-    lengthen(w, 20)
+    w.lengthen(20)
     before = w.lock()[f"train@{UNET}"]
     process = w.start(f"dvc repro --single-item train@{UNET}")
     wait_for(lambda: checkpoints(w))
@@ -197,7 +191,7 @@ def test_what_is_edited_during_training_is_not_recorded(w, what):
 
 
 def test_engines_exclude_each_other(w):
-    lengthen(w, 60)
+    w.lengthen(60)
     w.rate("rga-drive", 0.2)
     process = w.start(f"dvc repro train@{UNET}")
     wait_for(lambda: checkpoints(w))

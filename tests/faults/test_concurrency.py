@@ -38,12 +38,6 @@ def w(done, tmp_path) -> Work:
     return copied(done, tmp_path / "w")
 
 
-def longer(w: Work, epochs: int = 30) -> None:
-    """The U-Net trains so long that something can happen meanwhile."""
-    more = {"models": {"unet": {"train": {"epochs": epochs, "samples_per_epoch": 64}}}}
-    w.change(lambda t: t["budgets"]["tiny"].update(more))
-
-
 def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -85,7 +79,7 @@ def whole(w: Work, run: str = UNET) -> None:
 def undisturbed(done, tmp_path_factory) -> dict[str, str]:
     """What a long training gives when it is alone."""
     w = copied(done, tmp_path_factory.mktemp("alone") / "w")
-    longer(w)
+    w.lengthen(30)
     w.sh(f"resegment train {UNET}")
     return result(w)
 
@@ -97,7 +91,7 @@ def undisturbed(done, tmp_path_factory) -> dict[str, str]:
 @pytest.mark.fault("Concurrency", "resegment train of one run is typed in two terminals",
                    "the second says so and waits; one training, and both succeed")  # fmt: skip
 def test_two_typed_trainings_of_one_run(w, undisturbed):
-    longer(w)
+    w.lengthen(30)
     jobs = [talk(w, f"resegment train {UNET}") for _ in range(2)]
     said = [job.communicate()[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
@@ -113,7 +107,7 @@ def test_two_typed_trainings_of_one_run(w, undisturbed):
                    "and the other way round", "one training; DVC records what it gave")  # fmt: skip
 @pytest.mark.parametrize("first", ["typed", "dvc"])
 def test_a_typed_training_beside_that_of_an_engine(w, undisturbed, first):
-    longer(w)
+    w.lengthen(30)
     commands = [f"resegment train {UNET}", f"dvc repro --single-item train@{UNET}"]
     one = talk(w, commands[first == "dvc"])
     wait_for(lambda: begun(w))
@@ -129,7 +123,7 @@ def test_a_typed_training_beside_that_of_an_engine(w, undisturbed, first):
                    "second waits", "the second takes its checkpoint up, to the same bytes"
                    )  # fmt: skip
 def test_who_waits_takes_up_what_the_dead_one_left(w, undisturbed):
-    longer(w)
+    w.lengthen(30)
     first = w.start(f"resegment train {UNET}")
     wait_for(lambda: begun(w))
     second = talk(w, f"resegment train {UNET}")
@@ -146,7 +140,7 @@ def test_who_waits_takes_up_what_the_dead_one_left(w, undisturbed):
                    "typed again at once", "the first fails by name, the second then trains: one "
                    "result, that of the new parameters")  # fmt: skip
 def test_two_trainings_of_other_parameters_do_not_mix(w):
-    longer(w)
+    w.lengthen(30)
     first = talk(w, f"resegment train {UNET}")
     wait_for(lambda: begun(w))
     w.rate("unet-drive", 0.02)
@@ -202,7 +196,7 @@ def clones(done: Path, tmp_path: Path) -> list[Work]:
     both = [copied(done, tmp_path / name) for name in ("a", "b")]
     for w in both:
         w.sh(f"rm -rf .dvc/cache; dvc cache dir --local {tmp_path / 'cache'}; dvc commit -q -f")
-        longer(w)
+        w.lengthen(30)
     return both
 
 

@@ -354,8 +354,7 @@ def test_plan_mends_what_dvc_refuses(w, tried):
     "on from its checkpoint to the same weights",
 )
 def test_a_training_ends_with_the_signal_and_with_dvc(w, tried):
-    longer = {"models": {"unet": {"train": {"epochs": 12, "samples_per_epoch": 32}}}}
-    w.change(lambda t: t["budgets"]["tiny"].update(longer))
+    w.lengthen(12, 32)
     train = f"resegment train {UNET}"
     assert kills.typed(w, train).returncode == 0
     want = files.md5(w.path / WEIGHTS)
