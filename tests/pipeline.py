@@ -123,7 +123,7 @@ def tiny(tree: dict) -> None:
         "recipes": {"rga-512": "native"},
         "train": {"epochs": 2, "samples_per_epoch": 8, "batch_size": 4,
                   "augment": {"crop": 32, "flips": True}},
-        "models": {"unet": {"train": {"epochs": 2}}, "rga_net": {"train": {"batch_size": 2}}},
+        "models": {"unet": {"train": {"workers": 0}}, "rga_net": {"train": {"batch_size": 2}}},
     }  # fmt: skip
     two = ["unet-drive", "rga-drive"]
     tree["campaigns"]["sample"] |= {"budget": "tiny", "seeds": [0], "experiments": two}
