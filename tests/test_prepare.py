@@ -50,6 +50,23 @@ def test_resize_goes_to_the_size_and_back(image):
     assert restore(np.zeros((64, 32), np.uint16), geometry, (31, 45)).shape == (31, 45)
 
 
+@pytest.mark.parametrize("size", [(512, 512), (960, 960), (292, 300)])
+def test_labels_stay_on_their_images(size):
+    y, x = np.mgrid[:584, :565]
+    vessels = (np.abs((x + y) % 40 - 20) < 3) | (np.abs((x - 2 * y) % 60 - 30) < 3)
+    geometry = NATIVE | {"resize": list(size)}
+    label = to_network_mask(vessels, geometry)
+    image = to_network(np.where(vessels[..., None], 255, 0).astype(np.uint8).repeat(3, 2), geometry)
+    shifts = {
+        (i, j): np.mean(np.roll(label, (i, j), (0, 1)) != (image[..., 0] > 127))
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+    }
+    assert shifts[0, 0] == 0 and min(v for k, v in shifts.items() if k != (0, 0)) > 0.02
+    turned = to_network_mask(vessels[::-1, ::-1], geometry)[::-1, ::-1]
+    assert np.mean(turned != label) < 0.002  # neither up nor left
+
+
 def test_a_width_scales_both_sides_alike(image):
     geometry = NATIVE | {"width": 90}
     height, width = image.shape[:2]
