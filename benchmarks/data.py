@@ -156,9 +156,9 @@ def prepared(rotations: int = 36):
 
 
 def still() -> dict:
-    from resegment import config
+    from resegment import schema
 
-    return config.Augment().model_dump()
+    return schema.Augment().model_dump()
 
 
 def total(batches) -> tuple[int, float]:

@@ -78,9 +78,9 @@ def prepare(images: int = 1, pixels: int = 1):
 
 def train(epochs: int = 1, pixels: int = 1, images: int = 1):
     one_thread()
-    from resegment import config, paths, prepare, train
+    from resegment import config, paths, prepare, schema, train
 
-    settings = config.Train(**TRAIN | {"epochs": EPOCHS * epochs}).model_dump(mode="json")
+    settings = schema.Train(**TRAIN | {"epochs": EPOCHS * epochs}).model_dump(mode="json")
     settings["samples_per_epoch"] *= images
     run = {"run": "bench-full/unet/s0", "campaign": "bench-full", "experiment": "unet",
            "budget": "full", "seed": 0, "split": "bench", "dataset": "bench", "recipe": "bench",

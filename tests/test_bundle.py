@@ -150,7 +150,7 @@ def test_a_bundle_holds_what_its_runs_read_and_nothing_else(home):
     assert not any("/d-" in n for n in names)
     code = {n.removeprefix("src/resegment/") for n in names if n.startswith("src")}
     assert {"train.py", "predict.py", "node.py", "models/unet.py", "__init__.py"} <= code
-    assert not {"config.py", "cli.py", "prepare.py", "models/rga_net.py"} & code
+    assert not {"config.py", "schema.py", "cli.py", "prepare.py", "models/rga_net.py"} & code
     assert {"run.py", "runs.json", "README.txt"} <= names
 
 

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from resegment import config
 from resegment.engines import plan
 from resegment.errors import UserError
+from resegment.schema import Params
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_committed_dvc_yaml_is_in_step(root, monkeypatch):
 
 def test_committed_schema_is_in_step(root):
     schema = json.loads((root / "workflow/schemas/params.schema.json").read_text())
-    assert schema == config.Params.model_json_schema(by_alias=True)
+    assert schema == Params.model_json_schema(by_alias=True)
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,7 @@ def test_graphs_agree(w):
 
 def test_every_import_of_a_stage_is_a_dependency(w):
     """What a verb really imports, seen by Python itself, is among its stage's dependencies."""
-    plumbing = {"__init__", "errors", "files", "paths", "config", "dialects", "closure",
+    plumbing = {"__init__", "errors", "files", "paths", "schema", "config", "dialects", "closure",
                 "devices", "cli/data", "cli/record", "cli/trace", "cli/weights",
                 "engines/__init__", "engines/plan"}  # fmt: skip
     removing = {"checkpoint"}  # of a run: predict's, when its training is recorded

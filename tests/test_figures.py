@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resegment import config, figures, metrics, paths
+from resegment import figures, metrics, paths, schema
 from resegment.errors import UserError
 from resegment.figures import campaign as read
 from resegment.figures import curves, papers, sheets, tradeoffs
@@ -191,7 +191,7 @@ def _manifest(run, campaign):
         "campaign": campaign,
         "parameters": {
             "model": {"name": "unet", "options": {}},
-            "train": config.Train(epochs=30, batch_size=4, loss={"bce": 1}).model_dump(mode="json"),
+            "train": schema.Train(epochs=30, batch_size=4, loss={"bce": 1}).model_dump(mode="json"),
             "geometry": {"resize": None, "pad": None, "width": None},
         },
         "fingerprints": {"parameters": "a" * 64, "data": "b" * 64, "code": "c" * 64},

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from resegment import config, native, paths, png, prepare, resident, variants
+from resegment import native, paths, png, prepare, resident, schema, variants
 from resegment.ingest import ingest
 from resegment.pairs import Pairs, ahead, draws
 
 NATIVE = {"resize": None, "pad": None, "width": None}
 TURNED = NATIVE | {"enhance": [], "fov": True, "flips": True, "rotations": 8,
                    "flip_rotations": True}  # fmt: skip
-STILL = config.Augment().model_dump()
+STILL = schema.Augment().model_dump()
 MOVED = STILL | {"crop": 64, "flips": True, "rotate": 180.0, "scale": 0.15, "aspect": 0.1}
 
 

@@ -16,8 +16,9 @@ from training import fit, fresh
 
 from resegment import augment, checkpoint, config, files, models, pairs, paths, resident, train
 from resegment.errors import UserError
+from resegment.schema import Augment, Jitter
 
-AUGMENT = config.Augment().model_dump()
+AUGMENT = Augment().model_dump()
 
 
 def test_same_seed_same_bytes_and_two_seeds_differ(run):
@@ -202,7 +203,7 @@ def test_patches_inside_the_field_of_view_train(run):
 
 def test_jitter_draws_each_change_within_its_limit():
     image = np.full((4, 4, 3), (150, 100, 50), np.uint8)
-    none = config.Jitter().model_dump()
+    none = Jitter().model_dump()
     assert augment.draw(AUGMENT, np.random.default_rng(0), 4, 4) is None
 
     def values(**limits):

@@ -28,7 +28,7 @@ def draw(
 ) -> View | None:
     """A random view of a height x width pair; None where the parameters leave it alone.
 
-    how: the parameters of `config.Augment`. With `crop` c the result is c x c, cut from a corner on
+    how: the parameters of `schema.Augment`. With `crop` c the result is c x c, cut from a corner on
     the pixel grid so that an unrotated crop stays inside; `corners` are the numbers top * W + left
     of those to choose from (default: all). The same generator state gives the same view.
     """

@@ -11,7 +11,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from resegment import closure, config, drawn, native, parcel, paths, proof
+from resegment import closure, config, drawn, native, parcel, paths, proof, schema
 from resegment.errors import UserError
 from resegment.files import atomic_folder, md5, named, read_json, table, write_json
 
@@ -57,7 +57,7 @@ It holds images of {sets}: their licences go with them.
 """
 
 
-def chosen(params: config.Params, names: list[str]) -> list[dict]:
+def chosen(params: schema.Params, names: list[str]) -> list[dict]:
     """The runs of those ids and campaigns (drive-lite), active or not; makers of weights first."""
     known = config.runs(params, tuple(params.campaigns))
     for name in names:
@@ -82,7 +82,7 @@ def maps(run: dict) -> list[dict]:
     return [drawn.of(run), *(drawn.of(run, dataset) for dataset in here)]
 
 
-def prepared(run: dict, params: config.Params) -> Path:
+def prepared(run: dict, params: schema.Params) -> Path:
     """The folder of a run's pairs. Raises UserError where it is not there or of another recipe."""
     folder, key = paths.prepared(run["split"], run["recipe"]), f"{run['split']}/{run['recipe']}"
     recipe = params.recipes[run["recipe"]]
@@ -95,7 +95,7 @@ def prepared(run: dict, params: config.Params) -> Path:
     return folder
 
 
-def belongs(manifest: dict, run: dict, params: config.Params) -> None:
+def belongs(manifest: dict, run: dict, params: schema.Params) -> None:
     """Raise UserError unless a run's manifest has the checkout's parameters, data and code."""
     commit = manifest["origin"].get("git_commit")
     again = f"`git checkout {commit[:7]}`, or bundle it anew" if commit else "bundle it anew"
@@ -108,11 +108,15 @@ def belongs(manifest: dict, run: dict, params: config.Params) -> None:
             raise UserError(f"{run['run']}: {other[key]}: {remedy}")
 
 
-def contents(runs: list[dict], params: config.Params) -> dict[str, tuple[Path, str | None]]:
+def contents(runs: list[dict], params: schema.Params) -> dict[str, tuple[Path, str | None]]:
     """{path in the bundle: (file here, the MD5 that a manifest gives it)} of code and data."""
     models = {f"resegment.models.{r['model']['name']}" for r in runs}
     code = closure.files("resegment.node", *sorted(models))
-    parsing = {"resegment.config", "resegment.dialects"}  # parameters travel resolved
+    parsing = {
+        "resegment.config",
+        "resegment.dialects",
+        "resegment.schema",
+    }  # parameters travel resolved
     for module in closure.PLUMBING - parsing:
         name = f"{module.removeprefix('resegment').removeprefix('.') or '__init__'}.py"
         code[name] = closure.PACKAGE / name
@@ -143,7 +147,7 @@ def _of_manifest(folder: Path, names: list[str]) -> dict[str, tuple[Path, str | 
     return out | {str(folder / "manifest.json"): (folder / "manifest.json", None)}
 
 
-def _initial(run: dict, params: config.Params) -> dict[str, tuple[Path, str | None]]:
+def _initial(run: dict, params: schema.Params) -> dict[str, tuple[Path, str | None]]:
     """The weights that a run starts from, which must be today's."""
     first = paths.run(run["initial"])
     if not (first / "manifest.json").is_file():
@@ -165,7 +169,7 @@ def wanted() -> dict[str, dict[str, str]]:
             for module, package in PACKAGES.items()}  # fmt: skip
 
 
-def bundle(runs: list[dict], params: config.Params, out: Path, origin: dict) -> dict:
+def bundle(runs: list[dict], params: schema.Params, out: Path, origin: dict) -> dict:
     """Write the folder `out`, whole or not at all; returns how many files and bytes it has.
 
     runs: as `chosen` gives them; origin: where the code came from. Raises UserError where the

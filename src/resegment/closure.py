@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 # Plumbing cannot change a number: what it yields (parameters, paths) is tracked by its value.
 PLUMBING = {"resegment", *(f"resegment.{m}" for m in (
-    "errors", "files", "paths", "config", "dialects", "closure", "devices"))}  # fmt: skip
+    "errors", "files", "paths", "schema", "config", "dialects", "closure", "devices"))}  # fmt: skip
 
 
 def _file(module: str) -> Path | None:

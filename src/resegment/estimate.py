@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
-from resegment import config, costs, files, native, paths
+from resegment import costs, files, native, paths, schema
 from resegment.datasets import registry, sample
 from resegment.geometry import resized
 from resegment.variants import operations
@@ -93,7 +93,7 @@ def rates() -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
-def estimate(run: dict, recipe: config.Recipe) -> Cost:
+def estimate(run: dict, recipe: schema.Recipe) -> Cost:
     """The cost of one run; of maps on other datasets too."""
     name, train = run["model"]["name"], run["train"]
     per_pixel, total = network(name, json.dumps(run["model"]["options"], sort_keys=True))
@@ -119,7 +119,7 @@ def passes(inference: dict) -> float:
     return (inference["patch"] / inference["stride"]) ** 2 if inference["patch"] else 1.0
 
 
-def summary(runs: list[dict], params: config.Params) -> str:
+def summary(runs: list[dict], params: schema.Params) -> str:
     """A line for each campaign, and how the hours were made."""
     heads = {"runs": 6, "training": 17, "maps": 15, "core hours": 13, "disk": 10}
     lines = [f"{'campaign':20}" + "".join(f"{k:>{w}}" for k, w in heads.items())]

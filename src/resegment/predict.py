@@ -48,7 +48,7 @@ def probability(
 ) -> np.ndarray:
     """(h, w, 3) uint8 -> (h, w) uint16, 65535 meaning 1; computed in float32.
 
-    draw: of `drawing`. inference: the parameters of `config.Inference`. Raises UserError where a
+    draw: of `drawing`. inference: the parameters of `schema.Inference`. Raises UserError where a
     probability is no number: as an integer it would pass for one.
     """
     batch = to_input(torch.from_numpy(np.ascontiguousarray(image))[None], device)

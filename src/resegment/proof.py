@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from resegment import closure, config, drawn, files, paths
+from resegment import closure, config, drawn, files, paths, schema
 from resegment.errors import UserError
 from resegment.files import fingerprint, md5, read_json
 
@@ -127,7 +127,7 @@ def _images(what: str, manifest: dict, dataset: str) -> Iterator[str]:
             yield f"its {what} of other images than those in {folder}"
 
 
-def doubts(run: dict, params: config.Params) -> list[tuple[str, str]]:
+def doubts(run: dict, params: schema.Params) -> list[tuple[str, str]]:
     """(stage, sentence) of each link of a run's chain that does not hold.
 
     run: as `config.resolve` gives it. Nothing is said of a run that is not here, nor of what lies
@@ -173,7 +173,7 @@ def _trained(at: Path, run: dict) -> Iterator[str]:
     yield from unlike(manifest, run).values()
 
 
-def _prepared(run: dict, params: config.Params) -> Iterator[str]:
+def _prepared(run: dict, params: schema.Params) -> Iterator[str]:
     at = paths.prepared(run["split"], run["recipe"])
     if not (at / MANIFEST).is_file():
         return
@@ -196,7 +196,7 @@ def _splits(run: dict, dataset: str | None = None) -> dict[str, str] | None:
     return drawn.of(run, dataset)["splits"] if known else None
 
 
-def _drawn(run: dict, params: config.Params, dataset: str | None, key: str) -> Iterator[str]:
+def _drawn(run: dict, params: schema.Params, dataset: str | None, key: str) -> Iterator[str]:
     at = paths.predictions(key)
     if (at / MANIFEST).is_file():
         splits = _splits(run, dataset)
@@ -207,7 +207,7 @@ def _drawn(run: dict, params: config.Params, dataset: str | None, key: str) -> I
         yield from maps(at, run, shown, weights)
 
 
-def _scored(run: dict, params: config.Params, dataset: str | None, key: str) -> Iterator[str]:
+def _scored(run: dict, params: schema.Params, dataset: str | None, key: str) -> Iterator[str]:
     at = paths.scores(key)
     if not (at / MANIFEST).is_file():
         return
@@ -240,7 +240,7 @@ def _scored(run: dict, params: config.Params, dataset: str | None, key: str) -> 
         yield f"its scores were counted by other code ({', '.join(other)} in src/resegment)"
 
 
-def demand(runs: Iterable[dict], params: config.Params) -> None:
+def demand(runs: Iterable[dict], params: schema.Params) -> None:
     """Raise UserError, a line for each thing that is wrong, unless the chain of all runs holds."""
     found = [(run["run"], *doubt) for run in runs for doubt in doubts(run, params)]
     if found:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resegment import config, drawn, native, paths, proof, shipped, stats
+from resegment import config, drawn, native, paths, proof, schema, shipped, stats
 from resegment.datasets import photograph, registry
 from resegment.errors import UserError
 from resegment.files import atomic, md5, read_json, table
@@ -20,7 +20,7 @@ from resegment.metrics import METRICS
 PROTOCOL = "common"
 
 
-def ship(name: str, params: config.Params, called: str = "") -> str:
+def ship(name: str, params: schema.Params, called: str = "") -> str:
     """Write NAME.safetensors, NAME.json and NAME.md of a run; returns NAME.
 
     name: a run, or CAMPAIGN/EXPERIMENT for that of its seeds with the best F1 on validation images.
@@ -51,7 +51,7 @@ def ship(name: str, params: config.Params, called: str = "") -> str:
     return called
 
 
-def chosen(name: str, params: config.Params) -> tuple[list[dict], dict, str]:
+def chosen(name: str, params: schema.Params) -> tuple[list[dict], dict, str]:
     """All finished seeds of an experiment, the one to ship, and how it was chosen."""
     known = config.runs(params, tuple(params.campaigns))
     seeds = [r for r in known if name in (r["run"], r["run"].rpartition("/")[0])]

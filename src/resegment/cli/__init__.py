@@ -18,6 +18,7 @@ from resegment.cli.weights import Device
 from resegment.engines import plan as planning
 from resegment.errors import UserError
 from resegment.files import fingerprint
+from resegment.schema import Params
 
 app = typer.Typer(
     help="Re-run published segmentation papers and put every printed number beside the measured.",
@@ -83,7 +84,7 @@ def plan(
 @app.command()
 def schema():
     """Print the JSON schema of params.yaml, for editors."""
-    tree = config.Params.model_json_schema(by_alias=True)
+    tree = Params.model_json_schema(by_alias=True)
     typer.echo(json.dumps(tree, indent=1, sort_keys=True))
 
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from resegment import bundle, config, parcel, paths, proof
+from resegment import bundle, config, parcel, paths, proof, schema
 from resegment.engines import leftovers, plan
 from resegment.errors import UserError
 from resegment.files import atomic, atomic_folder, md5, read_json
@@ -111,7 +111,7 @@ def _undone(before: bytes | None) -> Iterator[None]:
         raise
 
 
-def prove(folder: Path, entry: dict, params: config.Params, stale: set[str], new: dict) -> None:
+def prove(folder: Path, entry: dict, params: schema.Params, stale: set[str], new: dict) -> None:
     """Raise UserError, a sentence with run, difference and remedy, unless a run belongs here.
 
     stale: the stages that DVC calls stale; new: {run: MD5 of its weights} of those proven before.
@@ -181,7 +181,7 @@ def _maps(folder: Path, drawn: dict, run: dict, weights: str) -> None:
         raise UserError(f"{name}: {said}: {again}")
 
 
-def compare(folder: Path, entry: dict, params: config.Params, replace: bool) -> str:
+def compare(folder: Path, entry: dict, params: schema.Params, replace: bool) -> str:
     """here | taken: whether the same result is here. UserError where another one is."""
     run = config.find(params, entry["run"]["run"])
     here = paths.run(run["run"])
@@ -196,7 +196,7 @@ def compare(folder: Path, entry: dict, params: config.Params, replace: bool) -> 
     return "here" if not other and all(f.exists() for f in files) else "taken"
 
 
-def take(folder: Path, entry: dict, params: config.Params) -> None:
+def take(folder: Path, entry: dict, params: schema.Params) -> None:
     """Copy a proven run; its manifest comes last."""
     run = entry["run"]["run"]
     for name in TRAINED:
@@ -208,7 +208,7 @@ def take(folder: Path, entry: dict, params: config.Params) -> None:
                 shutil.copyfile(file, tmp / file.name)
 
 
-def made(entry: dict, params: config.Params) -> list[str]:
+def made(entry: dict, params: schema.Params) -> list[str]:
     """The stages whose outputs a bundle's run brings."""
     run = config.find(params, entry["run"]["run"])
     crossed = [m["id"] for m in _wanted(entry, run) if m["id"] != run["run"]]
@@ -219,7 +219,7 @@ def _training(run: dict) -> str:
     return f"train{'-from' if run['initial'] else ''}@{run['run']}"
 
 
-def _upstream(entry: dict, run: dict, params: config.Params, new: dict) -> set[str]:
+def _upstream(entry: dict, run: dict, params: schema.Params, new: dict) -> set[str]:
     """The stages that made what a run was made from, but for runs that come home with it."""
     large = "" if params.recipes[run["recipe"]].cache else "-large"
     stages = {f"prepare{large}@{run['split']}/{run['recipe']}",

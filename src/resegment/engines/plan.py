@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from resegment import closure, config, paths
+from resegment import closure, config, paths, schema
 from resegment.errors import UserError
 from resegment.files import atomic
 
@@ -86,7 +86,7 @@ def templates() -> dict[str, dict]:
     }  # fmt: skip
 
 
-def items(params: config.Params) -> dict[str, dict[str, dict]]:
+def items(params: schema.Params) -> dict[str, dict[str, dict]]:
     """{template: {key: item}} of the active campaigns."""
     runs = config.runs(params)
     out: dict[str, dict] = {name: {} for name in templates()}
@@ -115,7 +115,7 @@ def items(params: config.Params) -> dict[str, dict[str, dict]]:
     return out
 
 
-def reductions(params: config.Params, run: dict) -> dict[str, str]:
+def reductions(params: schema.Params, run: dict) -> dict[str, str]:
     """Where its budget changes a run: for all, and for its model or its experiment alone.
 
     Where it does not, a key that the stage watches anyway stands in, as DVC takes no empty one.
@@ -138,7 +138,7 @@ def split_file(name: str, dataset: str) -> str:
     return str(given) if given.exists() else f"src/resegment/datasets/{dataset}.py"
 
 
-def campaign_stages(params: config.Params) -> dict[str, dict]:
+def campaign_stages(params: schema.Params) -> dict[str, dict]:
     """The stages that gather a campaign's runs: their dependencies are listed one by one."""
     out = {}
     campaigns: dict[str, list[dict]] = {}
@@ -191,7 +191,7 @@ PUBLISHED = ("cells", "tables", "audit", "claims", "deviations", "notes")
 TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
 
 
-def document(params: config.Params) -> dict:
+def document(params: schema.Params) -> dict:
     """dvc.yaml as a tree."""
     shapes = templates()
     each = {n: {"foreach": keys, "do": shapes[n]} for n, keys in items(params).items() if keys}
@@ -225,12 +225,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def render(params: config.Params) -> str:
+def render(params: schema.Params) -> str:
     text = yaml.dump(document(params), Dumper=_Dumper, sort_keys=False, width=200)
     return HEADER + text
 
 
-def write(params: config.Params) -> bool:
+def write(params: schema.Params) -> bool:
     """Bring dvc.yaml into step with params.yaml; True where it had to change."""
     text = render(params)
     if DVC_YAML.exists() and DVC_YAML.read_text() == text:
@@ -240,13 +240,13 @@ def write(params: config.Params) -> bool:
     return True
 
 
-def check(params: config.Params) -> None:
+def check(params: schema.Params) -> None:
     """Raise UserError where dvc.yaml is not what params.yaml says."""
     if not DVC_YAML.exists() or DVC_YAML.read_text() != render(params):
         raise UserError(f"{DVC_YAML} is not in step with {paths.PARAMS}: run `resegment plan`")
 
 
-def stages(params: config.Params) -> dict[str, dict[str, list[str]]]:
+def stages(params: schema.Params) -> dict[str, dict[str, list[str]]]:
     """{stage: {"inputs", "outputs"}}: the files of every job as Snakemake tracks them.
 
     A folder is tracked by the manifest.json in it; files that no stage makes are DVC's to watch.
