@@ -36,6 +36,32 @@ def test_a_training_costs_what_was_counted(params, run_id, peta):
     assert found.seconds == (found.training + found.drawing) / estimate.RATE
 
 
+MEASURED = [  # run, the most memory (GB) that its training took: reports/*/runs.csv, peak_memory_mb
+    ("drive-lite/unet-drive/s0", 0.760),
+    ("drive-lite/rga-drive/s0", 0.999),
+    ("drive-lite/rsan-drive/s0", 1.487),
+    ("drive-lite/hybridnetseg-drive/s0", 1.976),
+    ("drive-lite/mininet-drive/s0", 1.388),
+    ("drive-lite/hybridnetseg-unet/s0", 1.132),
+    ("mininet-paper/mininet-drive/s0", 3.834),
+]
+
+
+@pytest.mark.parametrize(("run_id", "gigabytes"), MEASURED)
+def test_a_training_takes_about_the_memory_that_was_measured(params, run_id, gigabytes):
+    assert cost(params, run_id).memory / 1e9 == pytest.approx(gigabytes, rel=0.25)
+
+
+def test_memory_grows_with_batch_and_area(params):
+    run = config.find(params, "mininet-paper/mininet-drive/s0")
+    recipe = params.recipes[run["recipe"]]
+    step = estimate.estimate(run, recipe).memory - estimate.RUNTIME
+    twice = run | {"train": run["train"] | {"batch_size": 2 * run["train"]["batch_size"]}}
+    assert estimate.estimate(twice, recipe).memory - estimate.RUNTIME == pytest.approx(2 * step)
+    wider = run | {"geometry": run["geometry"] | {"resize": [960, 960]}}
+    assert estimate.estimate(wider, recipe).memory == pytest.approx(12e9, rel=0.1)  # as measured
+
+
 def test_overlapping_patches_cost_as_often_as_they_cover_a_pixel(params):
     found = cost(params, "papers-drive-paper/bcdu-drive/s0")
     patches = 40 * 10_710  # training images too: a threshold is chosen on them
@@ -55,7 +81,7 @@ def test_maps_of_other_sets_count_and_shared_pairs_count_once(params):
     assert alone.drawing < estimate.estimate(run, recipe).drawing
     runs = [r for r in config.runs(params, ("papers-drive",)) if r["experiment"] == "rga-drive"]
     one, three = (estimate.summary(runs[:n], params).splitlines()[1].split() for n in (1, 3))
-    assert float(three[-2]) == pytest.approx(float(one[-2]), abs=0.1)  # 7.6 GB of pairs, not 23
+    assert float(three[-4]) == pytest.approx(float(one[-4]), abs=0.1)  # 7.6 GB of pairs, not 23
 
 
 def test_a_set_whose_ids_are_not_known_yet_is_estimated(params):

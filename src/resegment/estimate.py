@@ -1,7 +1,8 @@
-"""What a campaign will cost before anything starts: multiply-adds, hours of one core, gigabytes.
+"""What a campaign will cost before anything starts: multiply-adds, core hours, disk, memory.
 
 Upper bounds: early stopping may end a training sooner, and files are smaller than their pixels.
 Hours are those at the rate of the finished runs of the same network in this checkout, or at `RATE`.
+Memory alone is no bound: what a CPU training takes, within a third of what was measured.
 """
 
 import contextlib
@@ -11,15 +12,21 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
-from resegment import costs, files, native, paths, schema
+import torch
+from torch import Tensor
+
+from resegment import costs, files, models, native, paths, schema
 from resegment.datasets import registry, sample
 from resegment.geometry import resized
+from resegment.models.layers import forward_padded
 from resegment.variants import operations
 
 RATE = 16e9  # multiply-adds a second of one core of an AMD EPYC: RGA-Net on 128-pixel crops
 BACKWARD = 3  # a training step is worth three forward passes
 LARGEST = 4499, 6748  # px, height and width: of ISIC 2018, whose images are of any size
 SIDE = 128  # px of the square on which networks are counted: cost grows with the area
+RUNTIME = 0.43e9  # bytes of a training on a CPU before its first step: Python, PyTorch, the images
+STEP = {"fp32": 2, "bf16": 1}  # bytes of a step for each byte that float32 keeps for backward
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Cost:
     """macs: multiply-adds of training, and of drawing all maps. seconds: of one core, of both.
 
     disk: bytes of prepared pairs (their key and size: shared by runs), and of weights and maps.
+    memory: bytes of the training, on a CPU.
     """
 
     training: float
@@ -34,6 +42,7 @@ class Cost:
     seconds: float
     pairs: tuple[str, float]
     disk: float
+    memory: float
 
 
 @cache
@@ -41,6 +50,32 @@ def network(name: str, options: str) -> tuple[float, int]:
     """(multiply-adds a pixel, parameters) of a network, its options as JSON."""
     found = costs.cost(name, json.loads(options), SIDE, SIDE)
     return found["macs"] / SIDE**2, found["total"]
+
+
+@cache
+def kept(name: str, options: str) -> float:
+    """Bytes a pixel that a network's forward pass keeps for its backward pass, in float32."""
+    try:
+        found = _kept("meta", name, json.loads(options))
+    except RuntimeError:  # it looks at values
+        found = _kept("cpu", name, json.loads(options))
+    return found / SIDE**2
+
+
+def _kept(device: str, name: str, options: dict) -> int:
+    with torch.device(device):
+        model, image = models.build(name, options), torch.zeros(1, 3, SIDE, SIDE)
+    storages = {}
+
+    def keep(x: Tensor) -> Tensor:
+        if not isinstance(x, torch.nn.Parameter):
+            storages[x.untyped_storage()._cdata] = x.untyped_storage()  # alive: none comes twice
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        out = forward_padded(model.train(), image)
+    del out
+    return sum(s.nbytes() for s in storages.values())
 
 
 @cache
@@ -96,7 +131,8 @@ def rates() -> dict[str, float]:
 def estimate(run: dict, recipe: schema.Recipe) -> Cost:
     """The cost of one run; of maps on other datasets too."""
     name, train = run["model"]["name"], run["train"]
-    per_pixel, total = network(name, json.dumps(run["model"]["options"], sort_keys=True))
+    options = json.dumps(run["model"]["options"], sort_keys=True)
+    per_pixel, total = network(name, options)
     count, (h, w) = parts(run["split"], run["dataset"]), size(run["dataset"], run["geometry"])
     variants = len(operations(recipe.model_dump()))
     crop = train["augment"]["crop"]
@@ -111,6 +147,7 @@ def estimate(run: dict, recipe: schema.Recipe) -> Cost:
     return Cost(
         training, drawing, (training + drawing) / rates().get(name, RATE),
         (f"{run['split']}/{run['recipe']}", pairs), 4 * total + 2 * pixels,
+        RUNTIME + STEP[train["precision"]] * kept(name, options) * area * train["batch_size"],
     )  # fmt: skip
 
 
@@ -121,7 +158,7 @@ def passes(inference: dict) -> float:
 
 def summary(runs: list[dict], params: schema.Params) -> str:
     """A line for each campaign, and how the hours were made."""
-    heads = {"runs": 6, "training": 17, "maps": 15, "core hours": 13, "disk": 10}
+    heads = {"runs": 6, "training": 17, "maps": 15, "core hours": 13, "disk": 10, "memory": 10}
     lines = [f"{'campaign':20}" + "".join(f"{k:>{w}}" for k, w in heads.items())]
     for name in dict.fromkeys(run["campaign"] for run in runs):
         found = [estimate(r, params.recipes[r["recipe"]]) for r in runs if r["campaign"] == name]
@@ -130,8 +167,10 @@ def summary(runs: list[dict], params: schema.Params) -> str:
             f"{name:20}{len(found):6}{sum(c.training for c in found) / 1e12:12,.1f} TMAC"
             f"{sum(c.drawing for c in found) / 1e12:10,.1f} TMAC"
             f"{sum(c.seconds for c in found) / 3600:13,.1f}{disk / 1e9:7,.2f} GB"
+            f"{max(c.memory for c in found) / 1e9:7,.1f} GB"
         )
     known = sum(r["model"]["name"] in rates() for r in runs)
     lines.append(f"at most; core hours at the rate of finished runs for {known} of {len(runs)} "
-                 f"runs, at {RATE / 1e9:.0f} GMAC/s for the others")  # fmt: skip
+                 f"runs, at {RATE / 1e9:.0f} GMAC/s for the others; memory: of the "
+                 "largest training, on a CPU")  # fmt: skip
     return "\n".join(lines)

@@ -69,7 +69,7 @@ def plan(
     if list_:
         for run in config.runs(params, tuple(params.campaigns)):
             active = run["campaign"].removesuffix(f"-{run['budget']}") in params.active
-            typer.echo(f"{run['run']:56} {run['dataset']:10} {run['model']['name']:12}"
+            typer.echo(f"{run['run']:56} {run['dataset']:10} {run['model']['name']:13}"
                        f"{'active' if active else ''}".rstrip())  # fmt: skip
         typer.echo()
         typer.echo(estimate.summary(config.runs(params, tuple(params.campaigns)), params))
