@@ -106,6 +106,26 @@ def test_fresh_clone_after_pull_has_nothing_to_do(done, tmp_path):
     w.clean()
 
 
+@pytest.mark.parametrize("engine", ["dvc repro -q", "snakemake --cores 2"])
+def test_results_are_shared_without_an_image(done, tmp_path, engine):
+    share = f"dvc remote add --local -d -f results {tmp_path / 'results'}; dvc"
+    giver = copied(done, tmp_path / "giver")
+    giver.sh(f"{share} push -q train predict score")
+    given = {hashlib.md5(f.read_bytes()).hexdigest()
+             for f in (tmp_path / "results").rglob("*") if f.is_file()}  # fmt: skip
+    maps = list(giver.path.glob("runs/*/*/*/predictions/**/*.png"))
+    assert maps and all(hashlib.md5(f.read_bytes()).hexdigest() in given for f in maps)
+    for folder in ("data", "reports"):
+        shown = [f for f in (giver.path / folder).rglob("*") if f.suffix in (".png", ".html")]
+        assert shown and not {hashlib.md5(f.read_bytes()).hexdigest() for f in shown} & given
+    subprocess.run(["git", "clone", "-q", str(done), str(tmp_path / "clone")], check=True)
+    taker = Work(tmp_path / "clone")
+    shutil.copytree(done / ".bin", taker.path / ".bin")
+    taker.sh(f"{share} pull -q train predict score && {engine}")
+    assert {line.split()[0] for line in taker.costly()} <= {"ingest", "prepare", "report"}
+    taker.clean()
+
+
 def test_old_commit_checked_out(rated):
     rated.sh("git checkout -q HEAD~1 && dvc checkout -q")
     rated.clean()
