@@ -225,6 +225,15 @@ def test_prevalence_follows_from_either_triple():
     assert possible.prevalence(printed({"se": 0.8, "f1": 0.8})) is None
 
 
+def test_a_slip_that_moves_the_prevalence_to_the_other_region_blames_no_cell_alone():
+    right = {"se": 0.8229, "sp": 0.9716, "acc": 0.9527, "f1": 0.8157}  # pooled, inside the FOV
+    assert verdict.judge(printed(right), "drive", SETS)["verdict"] == "consistent"
+    said = verdict.judge(printed(right | {"acc": 0.9587}), "drive", SETS)
+    assert said["verdict"] == "impossible" and said["cells"] == "se sp acc f1", said
+    said = verdict.judge(printed(right | {"f1": 0.7700}), "drive", SETS)
+    assert said["cells"] == "f1", said
+
+
 # The labels
 
 

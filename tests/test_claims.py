@@ -162,6 +162,28 @@ def test_the_best_of_many_is_as_sure_as_its_smallest_lead():
     tied = best | {e: [0.801, 0.802, 0.803] for e in losses} | {losses[2]: [0.842, 0.841, 0.843]}
     row = said(make(tied, paper="mininet"))["mininet-c5-retina"]
     assert row["verdict"] == "undecided" and row["effect"] == pytest.approx(0, abs=1e-9)
+    assert row["reason"].startswith(f"{losses[2]}: ")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_rival_that_is_better_refutes_the_best_of_all(order):
+    rivals = [f"mininet-drive-{e}" for e in ("dice", "iou", "bce-dice", "alpha-bce-dice",
+                                             "alpha-iou", "alpha-bce-iou")]  # fmt: skip
+    f1 = {"mininet-drive": [0.801, 0.802, 0.803]}
+    f1 |= {e: [0.789, 0.79, 0.792] for e in rivals}
+    vague, better, unknown = rivals[:3][::order]
+    f1 |= {vague: [0.800, 0.806, 0.812], better: [0.8045, 0.805, 0.8055], unknown: [math.nan] * 3}
+    row = said(make(f1, paper="mininet"))["mininet-c5-retina"]
+    assert row["verdict"] == "not supported" and row["effect"] == pytest.approx(-0.003)
+    assert row["reason"].startswith(f"{better}: ")
+
+
+def test_a_count_that_is_not_there_decides_nothing():
+    runs, measured = make({"rga-drive": [0.81, 0.82]})
+    for one in measured.values():
+        one["model"] = {}
+    row = said((runs, measured))["rga-c1-size"]
+    assert row["verdict"] == "undecided" and "no count" in row["reason"]
 
 
 def test_overfitting_is_the_rise_of_the_validation_loss():

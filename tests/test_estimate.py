@@ -110,12 +110,23 @@ def test_maps_of_a_set_whose_images_differ_are_as_large_as_the_largest(
     assert disk == [594 * 4499 * 6748 * 2, 3 * 30 * 40 * 2]
 
 
-def test_finished_runs_give_the_rate(params, tmp_path):
-    folder = tmp_path / "c/e/s0"
-    folder.mkdir(parents=True)
-    write_json(folder / "manifest.json", {
-        "device": {"type": "cpu"}, "model": {"name": "rga_net", "macs": 1000},
-        "cost": {"image_size": [10, 10], "images": 7, "cpu_seconds": 2.0},
-        "parameters": {"train": {"augment": {"crop": 5}}},
-    })  # fmt: skip
-    assert estimate.rates() == {"rga_net": 3 * 1000 / 100 * 25 * 7 / 2}
+def test_finished_runs_of_the_same_kind_give_the_rate(params, tmp_path):
+    model = {"name": "rga_net", "options": {"attention": False}}
+    for i, (seconds, precision) in enumerate([(2.0, "bf16"), (4.0, "bf16"), (9.0, "fp32")]):
+        folder = tmp_path / f"c/e/s{i}"
+        folder.mkdir(parents=True)
+        write_json(folder / "manifest.json", {
+            "device": {"type": "cpu"}, "model": {"name": "rga_net", "macs": 1000},
+            "cost": {"image_size": [10, 10], "images": 7, "cpu_seconds": seconds},
+            "parameters": {"model": model,
+                           "train": {"augment": {"crop": 5}, "precision": precision}},
+        })  # fmt: skip
+    macs = 3 * 1000 / 100 * 25 * 7
+    options = '{"attention": false}'
+    assert estimate.rates() == {("rga_net", options, "bf16"): macs / 4,
+                                ("rga_net", options, "fp32"): macs / 9}  # fmt: skip
+    run = config.find(params, "drive-lite/rga-drive/s0")
+    like = run | {"model": model}
+    slow, usual = (estimate.estimate(r, params.recipes[r["recipe"]]) for r in (like, run))
+    assert slow.seconds == pytest.approx((slow.training + slow.drawing) / (macs / 4))
+    assert usual.seconds == pytest.approx((usual.training + usual.drawing) / estimate.RATE)

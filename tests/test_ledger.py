@@ -270,6 +270,10 @@ def test_every_pair_on_the_same_images_is_compared():
     assert (row["a"], row["b"], row["dataset"]) == ("rga-drive", "rga-other", "drive")
     assert float(row["difference"]) == pytest.approx(0.1) and row["n_seeds"] == "3"
     assert row["p"] == row["p_holm"] == "0.500000"  # two images cannot say more
+    f1 = read("scores").query("metric == 'f1' and protocol == 'common' and seed != 'observer2'")
+    sides = [f1[f1.experiment == row[k]].value.astype(float).tolist() for k in "ab"]
+    low, high = stats.seed_difference(*sides)
+    assert [float(row[k]) for k in ("seeds_low", "seeds_high")] == pytest.approx([low, high])
     for run in runs[3:]:
         run["split"] = "another"
     ledger.build("drive-paper", runs)

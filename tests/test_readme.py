@@ -8,13 +8,13 @@ from resegment import quotes
 from resegment.errors import UserError
 
 SCORES = """\
-experiment,seed,protocol,metric,value,ci_low,ci_high
-a,0,common,f1,0.80,0.79,0.82
-a,1,common,f1,0.82,0.80,0.83
-a,0,frame,f1,0.7,0.6,0.8
-a,0,common,auc,0.9,,
-a,observer2,common,f1,0.77,,
-b,0,common,f1,0.90,0.8,0.9
+experiment,dataset,n_images,seed,protocol,metric,value,ci_low,ci_high
+a,d,20,0,common,f1,0.80,0.79,0.82
+a,d,20,1,common,f1,0.82,0.80,0.83
+a,d,20,0,frame,f1,0.7,0.6,0.8
+a,d,20,0,common,auc,0.9,,
+a,d,20,observer2,common,f1,0.77,,
+b,d,20,0,common,f1,0.90,0.8,0.9
 """
 RUNS = """\
 experiment,seed,key,value
@@ -29,10 +29,12 @@ one,p,It helps.,f1,0.02,0.01,-0.01,0.03,0.002,0.018,not run
 two,p,It is small.,total,37685.0,,,,,,undecided
 """
 COMPARISONS = """\
-dataset,metric,a,b,difference,low,high,p,p_holm,n_images,n_seeds
-d,f1,a,b,-0.09,-0.1,-0.08,0.0001,0.0004,20,2
+dataset,metric,a,b,difference,low,high,seeds_low,seeds_high,p,p_holm,n_images,n_seeds
+d,f1,a,b,-0.09,-0.1,-0.08,-0.12,0.01,0.0001,0.0004,20,2
+d,f1,a,c,0.01,0,0.02,,,0.5,0.5,20,1
 """
 LEDGER = "row,metric,verdict\nrga-3-11,f1,reproduced\n"
+LEAD = "{} (images {}, seeds {}; p < 0.001 after Holm)"
 
 
 @pytest.fixture
@@ -64,8 +66,9 @@ def test_every_quote_of_the_texts_is_that_of_the_tables(root, monkeypatch):
         ("score x-lite a f1 frame", "0.7000"),
         ("images x-lite a f1", "0.7950 to 0.8250"),
         ("observer x-lite f1", "0.7700"),
-        ("lead x-lite a b f1", "-0.0900 (-0.1000 to -0.0800; p < 0.001 after Holm)"),
-        ("lead x-lite b a f1", "+0.0900 (+0.0800 to +0.1000; p < 0.001 after Holm)"),
+        ("lead x-lite a b f1", LEAD.format("-0.0900", "-0.1000 to -0.0800", "-0.1200 to +0.0100")),
+        ("lead x-lite b a f1", LEAD.format("+0.0900", "+0.0800 to +0.1000", "-0.0100 to +0.1200")),
+        ("lead x-lite a c f1", "+0.0100 (images +0.0000 to +0.0200; p = 0.500 after Holm)"),
         ("cpu x-lite a", "440 to 1,507"),
         ("seeds x-lite a", "2"),
         ("claim x-lite one", "not run: 0.01 (-0.01 to 0.03)"),
@@ -85,9 +88,9 @@ def test_a_printed_number_is_as_it_was_printed(root, monkeypatch):
 
 def test_a_table_is_of_every_experiment(tables):
     with open(tables / "scores.csv", "a") as f:
-        f.writelines(f"{e},0,common,{m},0.9,,\n" for e in "ab" for m in ("se", "sp", "acc"))
-        f.write("b,0,common,auc,0.95,,\n")
-        f.writelines(f"a,observer2,common,{m},0.8,,\n" for m in ("se", "sp", "acc"))
+        f.writelines(f"{e},d,20,0,common,{m},0.9,,\n" for e in "ab" for m in ("se", "sp", "acc"))
+        f.write("b,d,20,0,common,auc,0.95,,\n")
+        f.writelines(f"a,d,20,observer2,common,{m},0.8,,\n" for m in ("se", "sp", "acc"))
     with open(tables / "runs.csv", "a") as f:
         f.write("b,0,model.trainable,5\nb,0,cost.cpu_seconds,7\n")
     lines = quotes.table("x-lite").split("\n")
@@ -95,7 +98,26 @@ def test_a_table_is_of_every_experiment(tables):
     assert lines[1] == "| | parameters | F1 | Se | Sp | Acc | AUC | CPU-seconds |"
     assert lines[3] == "| b | 5 | 0.9000 | 0.9000 | 0.9000 | 0.9000 | 0.9500 | 7 |"
     assert lines[4].startswith("| a | 29,785 | 0.8100 ± 0.0141 |")
-    assert lines[5] == "| second observer |  | 0.7700 | 0.8000 | 0.8000 | 0.8000 |  |  |"
+    assert lines[5] == "| second observer | | 0.7700 | 0.8000 | 0.8000 | 0.8000 |  |  |"
+
+
+def test_experiments_on_other_images_are_not_ranked_together(tables):
+    head = SCORES.splitlines()[0]
+    rows = [f"{e},{d},{n},{s},common,{m},{v},," for e, d, n, f1 in
+            (("a", "d", 8, 0.7), ("b", "d", 20, 0.8)) for m in quotes.COLUMNS
+            for s, v in ((0, f1), ("observer2", f1 - 0.1))]  # fmt: skip
+    (tables / "scores.csv").write_text("\n".join([head, *rows]) + "\n")
+    with open(tables / "runs.csv", "a") as f:
+        f.write("b,0,model.trainable,5\nb,0,cost.cpu_seconds,7\n")
+    lines = quotes.table("x-lite").split("\n")[3:-1]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "**8 images of d**", "a", "second observer", "**20 images of d**", "b", "second observer"
+    ]  # fmt: skip
+    assert [line.split("|")[3].strip() for line in lines[1::3] + lines[2::3]] == [
+        "0.7000", "0.8000", "0.6000", "0.7000"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="there are 2 values of the second observer"):
+        quotes.refresh("<!-- = observer x-lite f1 -->1<!-- / -->", "t.md")
 
 
 def test_the_claims_of_a_paper(tables):
@@ -110,7 +132,7 @@ def test_the_claims_of_a_paper(tables):
 @pytest.mark.parametrize(
     "words", ["score x-lite a", "score x-lite c f1", "score y-lite a f1", "guess x-lite", "printed "
               "rga-3-99 f1", "observer x-lite auc", "claims x-lite q",
-              "lead x-lite a c f1"],
+              "lead x-lite a d f1"],
 )  # fmt: skip
 def test_a_quote_of_nothing_is_said_by_its_line(tables, words):
     with pytest.raises(UserError, match=r"^t\.md, line 2: .* quotes nothing"):

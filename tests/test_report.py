@@ -61,6 +61,7 @@ def evidence(campaign, runs):
     said = [{"claim": f"rga-c{i}", **claim, "verdict": v} for i, v in enumerate(verdicts)]
     pair = {"dataset": dataset, "metric": "f1", "a": a, "b": b, "difference": 0.004, "low": 0.001}
     pair |= {"high": 0.007, "p": 0.01, "p_holm": 0.03, "n_images": 4, "n_seeds": 2}
+    pair |= {"seeds_low": 0.001, "seeds_high": 0.009}
     kinds = itertools.product(
         ("fov", "frame"), ("native", "network"), ("pixels", "images"), ("0.5", "train")
     )
@@ -364,8 +365,23 @@ def test_a_claim_has_its_interval_over_images_and_over_seeds(full):
     assert page.text.count(f"b: net-b 0.0100 {both}") == 4
 
 
+@pytest.mark.parametrize(
+    ("change", "differ"),
+    [({}, 1), ({"seeds_low": -0.001}, 0), ({"low": -0.001}, 0), ({"p_holm": 0.05}, 0),
+     ({"seeds_low": None, "seeds_high": None}, 0),
+     ({"difference": -0.004, "low": -0.007, "high": -0.001, "seeds_low": -0.009,
+       "seeds_high": -0.001}, 1)],
+)  # fmt: skip
+def test_a_pair_differs_over_images_and_over_seeds(change, differ):
+    row = {"dataset": "d", "difference": 0.004, "low": 0.001, "high": 0.007, "seeds_low": 0.001,
+           "seeds_high": 0.009, "p_holm": 0.03, "n_images": 20, "n_seeds": 3}  # fmt: skip
+    (part,) = report.evidence.comparisons(pd.DataFrame([row | change]))
+    assert part["differ"] == differ and part["testable"] and part["n_seeds"] == 3
+
+
 def test_protocols_pairs_and_audit_are_tables(full):
     _, page, _, _ = full
-    assert "1 of 1 pairs differ at the 5 % level" in page.text
+    assert "On 4 images of drive, 1 of 1 pairs differ: over the images" in page.text
+    assert "So few images cannot reach that level" in page.text  # 2 / 2^4 at least
     assert "net-a drive 0.8010 0.8000–0.8150" in page.text  # fov, native, pixels, train; all
     assert "rga-4-08 RGA chase_db1 ablation ✗ impossible" in page.text

@@ -35,7 +35,9 @@ NUMBERS = {
     "seeds that would meet any number": (
         ("paper", 0.8412, 0.0001, 0.518, (-0.11, 1.15), (0.51, 0.53)), "not reproduced"),
     "such seeds, and images that meet it": (
-        ("paper", 0.8412, 0.0001, 0.838, (0.70, 0.97), (0.83, 0.85)), "reproduced"),
+        ("paper", 0.8412, 0.0001, 0.838, (0.70, 0.97), (0.83, 0.85)), "not reproduced"),
+    "such seeds, and one image": (
+        ("paper", 0.74, 0.0001, 0.74, (0.22, 1.25), (math.nan, math.nan)), "not reproduced"),
 }  # fmt: skip
 
 
@@ -61,7 +63,8 @@ EFFECTS = {
                                          "undecided"),
     "no test, intervals alone": ((None, 0.02, (0.01, 0.03), None, NAN), "supported"),
     "one seed": ((0.01, 0.02, None, (0.01, 0.03), 0.001), "undecided"),
-    "below zero": ((0.01, -0.02, (-0.03, -0.01), (-0.05, 0.01), 0.2), "not supported"),
+    "below zero": ((0.01, -0.02, (-0.03, -0.01), (-0.05, -0.01), 0.2), "not supported"),
+    "below zero under one alone": ((None, -0.02, (-0.03, -0.01), (-0.05, 0.01), 0.2), "undecided"),
     "less than printed": ((0.05, 0.005, (-0.01, 0.02), (-0.02, 0.03), 0.5), "not supported"),
     "nothing printed, zero inside": ((None, 0.005, (-0.01, 0.02), (-0.02, 0.03), 0.5),
                                      "undecided"),

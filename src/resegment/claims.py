@@ -21,6 +21,8 @@ HEADER = ("claim", "paper", "statement", "dataset", "metric", "protocol", "a", "
           "budget", "verdict", "reason")  # fmt: skip
 SAID = dict(zip(verdicts.NUMBER, ("supported", "not supported", "undecided", "not run"),
                 strict=True))  # fmt: skip
+UNCOUNTED = "undecided", "the manifest of a run has no count"
+AGAINST = ("not supported", "undecided", "supported")  # what refutes one rival refutes "all"
 
 
 def table(runs: list[dict], measured: dict, wrong: dict[str, str]) -> list[dict]:
@@ -49,9 +51,10 @@ def table(runs: list[dict], measured: dict, wrong: dict[str, str]) -> list[dict]
     return [_row(c, groups, measured, tests, wrong) for c in asked]
 
 
-def value(run: dict, metric: str, measured: dict) -> float:
-    """One run's value of a claim's metric: a score, a parameter count, or val_loss_rise, the mean
-    validation loss of the last tenth of the epochs over the lowest, minus one."""
+def value(run: dict, metric: str, measured: dict, protocol: str = "") -> float:
+    """One run's value of a claim's metric: a score (under the paper's protocol unless said), a
+    parameter count, or val_loss_rise, the mean validation loss of the last tenth of the epochs
+    over the lowest, minus one."""
     if metric == "val_loss_rise":
         file = paths.run(run["run"]) / "history.csv"
         try:
@@ -66,7 +69,7 @@ def value(run: dict, metric: str, measured: dict) -> float:
         return found["model"].get("trainable", math.nan) / 1e6
     if metric in ("total", "trainable"):
         return found["model"].get(metric, math.nan)
-    score = found["scores"][run["protocol"]][metric]
+    score = found["scores"][protocol or run["protocol"]][metric]
     return math.nan if score is None else score
 
 
@@ -113,6 +116,8 @@ def _counts(claim: dict, a: list[dict], b: list[list[dict]], measured: dict) -> 
     """A count of parameters, or the difference of two."""
     effect = value(a[0], claim["metric"], measured)
     effect -= sum(value(group[0], claim["metric"], measured) for group in b)
+    if math.isnan(effect):
+        return {"effect": effect} | _said(UNCOUNTED)
     if not all(group[0]["full_model"] for group in (a, *b)):
         return {"effect": effect} | _not_run(a[0]["budget"])
     said = "supported" if effect == claim["value"] else "not supported"
@@ -129,6 +134,8 @@ def _level(claim: dict, a: list[dict], protocol: str, measured: dict, wrong: dic
         row["n_images"] = measured[a[0]["run"]]["scores"][protocol]["n_images"]
     row |= _bounds(seeds, images)
     budget, printed = judged(a[0], claim["metric"]), claim["value"]
+    if counted(claim["metric"]) and math.isnan(mean):
+        return row | _said(UNCOUNTED)
     if claim["kind"] == "value":
         reason = wrong.get(claim["published"])
         rule = (budget, printed, claim["resolution"], mean, seeds, images, reason)
@@ -140,7 +147,7 @@ def _level(claim: dict, a: list[dict], protocol: str, measured: dict, wrong: dic
 
 
 def _lead(claim: dict, a: list[dict], b: list[list[dict]], measured: dict, tests: dict) -> dict:
-    """The lead of one experiment over others: over all of them, the smallest lead is shown."""
+    """The lead of one experiment over others: of these, the one that speaks most against it."""
     values = [value(run, claim["metric"], measured) for run in a]
     found = []
     for name, group in zip(claim["b"], b, strict=True):
@@ -152,13 +159,12 @@ def _lead(claim: dict, a: list[dict], b: list[list[dict]], measured: dict, tests
         rule = (claim["value"], effect, seeds, images)
         p = test.get("p_holm", math.nan)
         said = verdicts.of_size(*rule) if claim["kind"] == "size" else verdicts.of_effect(*rule, p)
-        row = {"effect": effect, **_bounds(seeds, images), **_said(said)}
+        verdict, reason = said
+        rival = f"{name}: " if len(b) > 1 else ""
+        row = {"effect": effect, **_bounds(seeds, images), **_said((verdict, rival + reason))}
         found.append(row | {k: test.get(k) for k in ("p", "p_holm", "n_images")})
-    smallest = min(found, key=lambda row: row["effect"])
-    doubted = [row for row in found if row["verdict"] != "supported"]
-    if smallest["verdict"] == "supported" and doubted:  # less sure of a larger lead
-        smallest |= {k: doubted[0][k] for k in ("verdict", "reason")}
-    return smallest | (_not_run(a[0]["budget"]) if a[0]["budget"] != "paper" else {})
+    shown = min(found, key=lambda row: (AGAINST.index(row["verdict"]), row["effect"]))
+    return shown | (_not_run(a[0]["budget"]) if a[0]["budget"] != "paper" else {})
 
 
 def _bounds(seeds: stats.Interval | None, images: stats.Interval | None) -> dict:

@@ -1,8 +1,8 @@
 """What a campaign will cost before anything starts: multiply-adds, core hours, disk, memory.
 
-Upper bounds: early stopping may end a training sooner, and files are smaller than their pixels.
-Hours are those at the rate of the finished runs of the same network in this checkout, or at `RATE`.
-Memory alone is no bound: what a CPU training takes, within a third of what was measured.
+Multiply-adds and disk are upper bounds: early stopping may end a training sooner, and files are
+smaller than their pixels. Hours are those at the slowest rate of finished runs of the same network
+and precision in this checkout, or at `RATE`; memory is within a third of what was measured.
 """
 
 import contextlib
@@ -113,9 +113,9 @@ def largest(dataset: str) -> tuple[int, int]:
 
 
 @cache
-def rates() -> dict[str, float]:
-    """{network: multiply-adds a second of one core} of the finished CPU trainings in runs/."""
-    found: dict[str, list[float]] = {}
+def rates() -> dict[tuple[str, str, str], float]:
+    """{kind of training: multiply-adds a second of one core} of the finished ones in runs/."""
+    found: dict[tuple[str, str, str], float] = {}
     for file in sorted(paths.run("").glob("*/*/*/manifest.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             m = files.read_json(file)  # an estimate goes by what is whole
@@ -124,14 +124,25 @@ def rates() -> dict[str, float]:
                 crop = m["parameters"]["train"]["augment"]["crop"]
                 area = crop**2 if crop else h * w
                 macs = BACKWARD * m["model"]["macs"] / (h * w) * area * m["cost"]["images"]
-                found.setdefault(m["model"]["name"], []).append(macs / m["cost"]["cpu_seconds"])
-    return {name: sum(values) / len(values) for name, values in found.items()}
+                key, rate = kind(m["parameters"]), macs / m["cost"]["cpu_seconds"]
+                found[key] = min(rate, found.get(key, rate))
+    return found
+
+
+def kind(trained: dict) -> tuple[str, str, str]:
+    """What a training's speed depends on: network, options, precision."""
+    model = trained["model"]
+    return model["name"], _options(model), trained["train"]["precision"]
+
+
+def _options(model: dict) -> str:
+    return json.dumps(model["options"], sort_keys=True)
 
 
 def estimate(run: dict, recipe: schema.Recipe) -> Cost:
     """The cost of one run; of maps on other datasets too."""
     name, train = run["model"]["name"], run["train"]
-    options = json.dumps(run["model"]["options"], sort_keys=True)
+    options = _options(run["model"])
     per_pixel, total = network(name, options)
     count, (h, w) = parts(run["split"], run["dataset"]), size(run["dataset"], run["geometry"])
     variants = len(operations(recipe.model_dump()))
@@ -145,7 +156,7 @@ def estimate(run: dict, recipe: schema.Recipe) -> Cost:
     drawing = per_pixel * pixels * passes(run["inference"])
     pairs = (count["train"] + count["val"]) * variants * h * w * (4 + recipe.fov)
     return Cost(
-        training, drawing, (training + drawing) / rates().get(name, RATE),
+        training, drawing, (training + drawing) / rates().get(kind(run), RATE),
         (f"{run['split']}/{run['recipe']}", pairs), 4 * total + 2 * pixels,
         RUNTIME + STEP[train["precision"]] * kept(name, options) * area * train["batch_size"],
     )  # fmt: skip
@@ -169,8 +180,10 @@ def summary(runs: list[dict], params: schema.Params) -> str:
             f"{sum(c.seconds for c in found) / 3600:13,.1f}{disk / 1e9:7,.2f} GB"
             f"{max(c.memory for c in found) / 1e9:7,.1f} GB"
         )
-    known = sum(r["model"]["name"] in rates() for r in runs)
-    lines.append(f"at most; core hours at the rate of finished runs for {known} of {len(runs)} "
-                 f"runs, at {RATE / 1e9:.0f} GMAC/s for the others; memory: of the "
-                 "largest training, on a CPU")  # fmt: skip
+    known = sum(kind(r) in rates() for r in runs)
+    lines.append(
+        "multiply-adds, disk: at most; memory: of the largest training, on a CPU; core hours: at "
+        f"the slowest rate of such trainings here for {known} of {len(runs)} runs, at "
+        f"{RATE / 1e9:.0f} GMAC/s for the others"
+    )
     return "\n".join(lines)

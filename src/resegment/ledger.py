@@ -5,8 +5,9 @@ scores.csv   one row per run, protocol and metric, with the 95 % image-bootstrap
 ledger.csv   one row per published number that an experiment of the campaign re-measures.
 claims.csv   one row per claim of the papers whose experiments are in the campaign (`claims`).
 comparisons.csv  every two experiments on the same test images, F1 under the common protocol:
-             the difference a - b, its interval over images, p of the paired test, and p adjusted
-             by Holm for the number of pairs on that dataset.
+             the difference a - b, its intervals over images (`low`, `high`) and over seeds, p of
+             the paired test over images, and p adjusted by Holm for the number of pairs on that
+             dataset.
 sensitivity.csv  every run under all 16 protocols: how the protocol alone moves each metric.
 calibration.csv  of every run under the common protocol: bins of equal width, the mean probability
              in each and the share of vessel pixels.
@@ -40,8 +41,8 @@ SCORES = ("campaign", "experiment", "budget", "dataset", "seed", "protocol", "me
 LEDGER = ("paper", "table", "row", "method", "dataset", "metric", "published", "experiment",
           "budget", "protocol", "n_seeds", "mean", "sd", "image_ci_low", "image_ci_high",
           "difference", "verdict", "reason", "deviations", "runs")  # fmt: skip
-COMPARISONS = ("dataset", "metric", "a", "b", "difference", "low", "high", "p", "p_holm",
-               "n_images", "n_seeds")  # fmt: skip
+COMPARISONS = ("dataset", "metric", "a", "b", "difference", "low", "high", "seeds_low",
+               "seeds_high", "p", "p_holm", "n_images", "n_seeds")  # fmt: skip
 SENSITIVITY = ("experiment", "dataset", "seed", "region", "space", "pooling", "threshold", "metric",
                "value")  # fmt: skip
 CALIBRATION = ("experiment", "seed", "bin_low", "bin_high", "n", "predicted", "observed")
@@ -70,7 +71,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "scores": (SCORES, [r for group in groups for r in _scores(group, measured)]),
         "ledger": (LEDGER, [r for group in groups for r in _ledger(group, measured, wrong)]),
         "claims": _named(claims.HEADER, claims.table(runs, measured, wrong)),
-        "comparisons": _named(COMPARISONS, _comparisons(list(groups))),
+        "comparisons": _named(COMPARISONS, _comparisons(list(groups), measured)),
         "sensitivity": _named(
             SENSITIVITY, [r for run in runs for r in measured[run["run"]]["sensitivity"]]
         ),
@@ -193,7 +194,7 @@ def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | N
     ]  # fmt: skip
 
 
-def _comparisons(groups: list[list[dict]]) -> list[dict]:
+def _comparisons(groups: list[list[dict]], measured: dict) -> list[dict]:
     """Every pair of experiments with the same test images."""
     out, sets = [], {}
     for group in groups:
@@ -204,6 +205,9 @@ def _comparisons(groups: list[list[dict]]) -> list[dict]:
             folders = ([paths.scores(run["run"]) for run in group] for group in (a, b))
             found = stats.paired(*folders, "common", "f1")
             names = {"a": a[0]["experiment"], "b": b[0]["experiment"]}
+            f1 = ([claims.value(r, "f1", measured, "common") for r in group] for group in (a, b))
+            ends = stats.seed_difference(*f1) or (None, None)
+            found |= dict(zip(("seeds_low", "seeds_high"), ends, strict=True))
             rows.append({"dataset": dataset, "metric": "f1", **names, **found, "p_holm": math.nan})
         tried = [row for row in rows if not math.isnan(row["p"])]
         for row, p in zip(tried, stats.holm([row["p"] for row in tried]), strict=True):

@@ -3,14 +3,15 @@
 Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   score CAMPAIGN EXPERIMENT METRIC [PROTOCOL]    0.8167 ± 0.0008, mean and sd over the seeds
   images CAMPAIGN EXPERIMENT METRIC [PROTOCOL]   0.8093 to 0.8241, of a typical run over test images
-  observer CAMPAIGN METRIC [PROTOCOL]            the second observer's
+  observer CAMPAIGN METRIC [PROTOCOL]            the second observer's, where all runs share images
   printed ROW METRIC                             what a paper printed
   verdict CAMPAIGN ROW METRIC                    what the ledger says of it
   claim CAMPAIGN CLAIM                           what the runs say of a claim: verdict and effect
   lead CAMPAIGN A B METRIC                       by how much A lies above B on the same images
   cpu CAMPAIGN EXPERIMENT                        440 to 507, CPU-seconds of its trainings
   seeds CAMPAIGN EXPERIMENT                      how many there are
-  table CAMPAIGN                                 every experiment under the common protocol
+  table CAMPAIGN                                 every experiment under the common protocol, by the
+                                                 images that it was scored on
   claims CAMPAIGN PAPER                          every claim of a paper, with what was measured
 PROTOCOL is common unless said. `resegment quote` brings files up to date; a test sees to it.
 """
@@ -79,8 +80,18 @@ def images(campaign: str, experiment: str, metric: str, protocol: str = COMMON) 
 
 
 def observer(campaign: str, metric: str, protocol: str = COMMON) -> str:
-    rows = _rows(campaign, "scores", metric=metric, protocol=protocol, seed=OBSERVER)
-    return f"{float(rows.value.iloc[0]):.4f}"
+    return _observer(_rows(campaign, "scores", metric=metric, protocol=protocol, seed=OBSERVER))
+
+
+def _observer(rows: pd.DataFrame) -> str:
+    return f"{float(_only(rows.value, 'values of the second observer')):.4f}"
+
+
+def _only(found: pd.Series, what: str) -> str:
+    """The one value that all rows share."""
+    if found.nunique() != 1:
+        raise ValueError(f"there are {found.nunique()} {what}")
+    return str(found.iloc[0])
 
 
 def printed(row: str, metric: str) -> str:
@@ -89,7 +100,7 @@ def printed(row: str, metric: str) -> str:
 
 
 def verdict(campaign: str, row: str, metric: str) -> str:
-    return str(_rows(campaign, "ledger", row=row, metric=metric).verdict.iloc[0])
+    return _only(_rows(campaign, "ledger", row=row, metric=metric).verdict, "verdicts")
 
 
 def claim(campaign: str, name: str) -> str:
@@ -104,10 +115,13 @@ def lead(campaign: str, a: str, b: str, metric: str) -> str:
     if table.empty:
         raise KeyError(f"no test of {a} and {b} in reports/{campaign}/comparisons.csv")
     row = table.iloc[0]
-    ends = [float(row[k]) * (1 if row.a == a else -1) for k in ("difference", "low", "high")]
-    low, high = sorted(ends[1:])
+    sign = 1 if row.a == a else -1
+    found = [f"{sign * float(row.difference):+.4f}"]
+    for over, *ends in (("images", "low", "high"), ("seeds", "seeds_low", "seeds_high")):
+        low, high = sorted(sign * float(row.get(k) or "nan") for k in ends)
+        found += [] if pd.isna(low) else [f"{over} {low:+.4f} to {high:+.4f}"]
     p = f"p = {float(row.p_holm):.3f}" if float(row.p_holm) >= 0.001 else "p < 0.001"
-    return f"{ends[0]:+.4f} ({low:+.4f} to {high:+.4f}; {p} after Holm)"
+    return f"{found[0]} ({', '.join(found[1:])}; {p} after Holm)"
 
 
 def cpu(campaign: str, experiment: str) -> str:
@@ -122,18 +136,23 @@ def seeds(campaign: str, experiment: str) -> str:
 
 
 def table(campaign: str) -> str:
-    """Markdown: experiments by falling F1, then the second observer."""
-    known = _table(campaign, "scores")
-    f1 = {e: score(campaign, e, "f1") for e in dict.fromkeys(known.experiment)}
+    """Markdown: experiments by falling F1, then the second observer; once for each test set."""
+    common = _rows(campaign, "scores", protocol=COMMON)
+    sets = common.groupby(["dataset", "n_images"], sort=False)
     lines = ["| |" + "".join(f" {x} |" for x in ("parameters", *COLUMNS.values(), "CPU-seconds")),
              "|---" * (len(COLUMNS) + 3) + "|"]  # fmt: skip
-    for e in sorted(f1, key=f1.get, reverse=True):
-        count = _rows(campaign, "runs", experiment=e, key="model.trainable").value.iloc[0]
-        cells = (f"{int(count):,}", *(score(campaign, e, m) for m in COLUMNS), cpu(campaign, e))
-        lines.append(f"| {e} |" + "".join(f" {cell} |" for cell in cells))
-    if (known.seed == OBSERVER).any():
-        cells = ("", *(observer(campaign, m) for m in COLUMNS if m != "auc"), "", "")
-        lines.append("| second observer |" + "".join(f" {cell} |" for cell in cells))
+    for (dataset, n), known in sets:
+        if len(sets) > 1:
+            lines.append(f"| **{n} images of {dataset}** |" + " |" * (len(COLUMNS) + 2))
+        f1 = {e: score(campaign, e, "f1") for e in dict.fromkeys(known.experiment)}
+        for e in sorted(f1, key=f1.get, reverse=True):
+            count = _rows(campaign, "runs", experiment=e, key="model.trainable").value.iloc[0]
+            cells = (f"{int(count):,}", *(score(campaign, e, m) for m in COLUMNS), cpu(campaign, e))
+            lines.append(f"| {e} |" + "".join(f" {cell} |" for cell in cells))
+        second = known[known.seed == OBSERVER]
+        if len(second):
+            cells = (_observer(second[second.metric == m]) for m in COLUMNS if m != "auc")
+            lines.append("| second observer | |" + "".join(f" {c} |" for c in (*cells, "", "")))
     return "\n" + "\n".join(lines) + "\n"
 
 

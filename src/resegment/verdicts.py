@@ -28,11 +28,11 @@ def of_number(
 
     1. not run: the budget is a reduction of the paper's schedule, whatever the value.
     2. not comparable: the published row contradicts itself in this metric.
-    3. not reproduced: the measured metric is undefined.
+    3. not reproduced: the measured metric is undefined; or the interval over seeds is wider than
+       WIDE, for such seeds would meet any number, and their mean is that of no run.
     4. reproduced: the printed number, anywhere within half a unit of its last digit
        (`resolution`), meets the interval over seeds or the interval over images. With neither
-       (a parameter count) it must meet the mean itself. Seeds whose interval is wider than WIDE
-       reproduce nothing, for they would meet any number.
+       (a parameter count) it must meet the mean itself.
     5. not reproduced: anything else.
     """
     if budget != "paper":
@@ -46,8 +46,7 @@ def of_number(
     reach = 0.5 * resolution * (1 + 1e-9)  # the half unit itself counts, though not binary
     reason = ", ".join(f"{k} {low:.4f} to {high:.4f}" for k, (low, high) in known.items())
     if "seeds" in known and known["seeds"][1] - known["seeds"][0] > WIDE:
-        del known["seeds"]
-        reason += "; the seeds disagree too far to reproduce a number"
+        return "not reproduced", f"{reason}; the seeds disagree too far to reproduce a number"
     meets = any(
         low - reach <= printed <= high + reach for low, high in known.values() or [(mean, mean)]
     )
@@ -70,8 +69,8 @@ def of_effect(
     1. undecided: fewer than two seeds on a side, or a side that is undefined.
     2. supported: every interval lies above null and p, adjusted by Holm, is below 0.05 (nan where
        there is no test: the intervals decide).
-    3. not supported: an interval ends below null, or all end below the printed effect: there is
-       none, or less than was claimed.
+    3. not supported: every interval ends below null, or below the printed effect: there is none,
+       or less than was claimed.
     4. undecided: what remains.
     """
     known = [i for i in (seeds, images) if i]
@@ -82,8 +81,8 @@ def of_effect(
     lows, highs = [i[0] for i in known], [i[1] for i in known]
     if min(lows) > null and (math.isnan(p) or p < SIGNIFICANT):
         return "supported", f"every interval lies above {null:g}"
-    if min(highs) < null:
-        return "not supported", f"an interval lies below {null:g}"
+    if max(highs) < null:
+        return "not supported", f"every interval lies below {null:g}"
     if published is not None and max(highs) < published:
         return "not supported", "the printed effect lies above every interval"
     return "undecided", f"{null:g} is within an interval, or chance explains the difference"

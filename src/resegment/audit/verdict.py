@@ -122,13 +122,18 @@ def spared(printed: Intervals, metric: str, dataset: str, sets: tuple[TestSet, .
     """Whether the others fit a test set so well that `metric` alone stands against them.
 
     Four others that fit are enough. Three are where they are Se, Sp and Acc, whose prevalence is
-    then the one measured. Without Se only pooled pixels can be tested.
+    then the one measured, and where to leave out Sp or Acc instead would explain nothing: a slip in
+    either can move that prevalence from one region's to the other's. Without Se only pooled pixels
+    can be tested.
     """
     rest = without(printed, metric)
     how = fits(rest, dataset, sets).values()
-    if "pooled" in how:
-        return len(rest) > 3 or rest.keys() == {"se", "sp", "acc"}
-    return len(rest) > 3 and metric != "se" and bool(how)
+    if "pooled" not in how:
+        return len(rest) > 3 and metric != "se" and bool(how)
+    if len(rest) > 3:
+        return True
+    instead = (fits(without(printed, k), dataset, sets).values() for k in ("sp", "acc"))
+    return rest.keys() == {"se", "sp", "acc"} and not any("pooled" in found for found in instead)
 
 
 def blamed(printed: Intervals, metric: str, found: dict[TestSet, str]) -> dict[str, str]:

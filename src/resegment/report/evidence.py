@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from resegment import paths
+from resegment import paths, verdicts
 
 CLAIMS = ("supported", "not supported", "undecided", "not run")
 MOVED = ("f1", "se", "sp", "acc", "auc")  # what the table of protocols shows
@@ -23,11 +23,30 @@ def claims(table: pd.DataFrame, found: list[dict]) -> list[dict]:
 
 
 def comparisons(table: pd.DataFrame) -> list[dict]:
-    """Paired tests by dataset, with how many pairs differ at the 5 % level after Holm."""
+    """Paired tests by test set, with how many pairs differ (over images, over seeds and in the test
+    after Holm), and whether so few images could show it at all: Wilcoxon's least p is 2 / 2^n."""
     return [
-        {"dataset": name, "rows": records(rows), "differ": int((rows.p_holm < 0.05).sum())}
-        for name, rows in table.groupby("dataset", sort=False)
+        {
+            "dataset": name,
+            "n_images": n,
+            "n_seeds": rows.n_seeds.max(),
+            "rows": records(rows),
+            "differ": sum(map(_differ, records(rows))),
+            "testable": len(rows) * 2 / 2**n < verdicts.SIGNIFICANT,
+        }
+        for (name, n), rows in table.groupby(["dataset", "n_images"], sort=False)
     ]
+
+
+def _differ(row: dict) -> bool:
+    """Whether one of a pair lies above the other by the rules that claims go by."""
+    over = [(row[low], row[high]) for low, high in (("seeds_low", "seeds_high"), ("low", "high"))]
+    if None in (row["difference"], row["p_holm"], *over[0], *over[1]):
+        return False
+    if row["difference"] < 0:
+        over = [(-high, -low) for low, high in over]
+    rule = (None, abs(row["difference"]), *over, row["p_holm"])
+    return verdicts.of_effect(*rule)[0] == "supported"
 
 
 def sensitivity(table: pd.DataFrame, found: list[dict]) -> list[dict]:
