@@ -64,6 +64,7 @@ def test_every_quote_of_the_texts_is_that_of_the_tables(root, monkeypatch):
     [
         ("score x-lite a f1", "0.8100 ± 0.0141"),
         ("score x-lite a f1 frame", "0.7000"),
+        ("each x-lite a f1", "0.8000, 0.8200"),
         ("images x-lite a f1", "0.7950 to 0.8250"),
         ("observer x-lite f1", "0.7700"),
         ("lead x-lite a b f1", LEAD.format("-0.0900", "-0.1000 to -0.0800", "-0.1200 to +0.0100")),

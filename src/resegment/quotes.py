@@ -2,6 +2,7 @@
 
 Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   score CAMPAIGN EXPERIMENT METRIC [PROTOCOL]    0.8167 ± 0.0008, mean and sd over the seeds
+  each CAMPAIGN EXPERIMENT METRIC [PROTOCOL]     0.8160, 0.8174, of each seed
   images CAMPAIGN EXPERIMENT METRIC [PROTOCOL]   0.8093 to 0.8241, of a typical run over test images
   observer CAMPAIGN METRIC [PROTOCOL]            the second observer's, where all runs share images
   printed ROW METRIC                             what a paper printed
@@ -71,6 +72,11 @@ def score(campaign: str, experiment: str, metric: str, protocol: str = COMMON) -
     rows = _scores(campaign, metric, protocol, experiment)
     mean, sd = stats.over_seeds(rows[rows.seed != OBSERVER].value.astype(float))
     return f"{mean:.4f}" if pd.isna(sd) else f"{mean:.4f} ± {sd:.4f}"
+
+
+def each(campaign: str, experiment: str, metric: str, protocol: str = COMMON) -> str:
+    rows = _scores(campaign, metric, protocol, experiment)
+    return ", ".join(f"{float(v):.4f}" for v in rows[rows.seed != OBSERVER].value)
 
 
 def images(campaign: str, experiment: str, metric: str, protocol: str = COMMON) -> str:
@@ -179,7 +185,7 @@ def _figure(number: str) -> str:
 
 KINDS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (score, images, observer, printed, verdict, claim, lead, cpu, seeds, table, claims)
+    for f in (score, each, images, observer, printed, verdict, claim, lead, cpu, seeds, table, claims)
 }
 
 
