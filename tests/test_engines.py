@@ -85,11 +85,12 @@ def test_a_protocol_costs_no_training_and_no_prediction(w):
 
 
 def test_dvc_exp_run_changes_one_parameter(w):
-    w.sh(
-        "dvc exp run -q -S experiments.unet-drive.train.batch_size=2 -S budgets.tiny.train.epochs=1"
-    )
+    w.sh("dvc exp run -q -S budgets.tiny.train.epochs=1")
     ran = w.ran()
     assert {f"train {UNET}", f"train {RGA}"} <= set(ran) and "ingest sample" not in ran
+    for run in (UNET, RGA):
+        manifest = json.loads((w.path / "runs" / run / "manifest.json").read_text())
+        assert manifest["parameters"]["train"]["epochs"] == 1
     w.clean()
 
 

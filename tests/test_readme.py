@@ -140,6 +140,15 @@ def test_a_quote_of_nothing_is_said_by_its_line(tables, words):
         quotes.refresh(f"one\n<!-- = {words} -->0.5<!-- / -->", "t.md")
 
 
+@pytest.mark.parametrize("more", ["", "\n<!-- = observer x-lite f1 -->2<!-- / -->"])
+def test_a_quote_that_does_not_end_costs_no_prose(tables, tmp_path, more):
+    text = tmp_path / "t.md"
+    text.write_text(before := f"one\n<!-- = observer x-lite f1 -->1 and my own words{more}\n")
+    with pytest.raises(UserError, match="line 2: a quote does not end"):
+        quotes.build(text)
+    assert text.read_text() == before
+
+
 def test_check_leaves_a_text_as_it_is(tables, tmp_path):
     text = tmp_path / "t.md"
     text.write_text("<!-- = observer x-lite f1 -->1<!-- / -->")

@@ -336,8 +336,18 @@ def test_one_that_cannot_be_read_is_named_and_the_others_are_done(weights, capfd
     answer = call("in", "--out", "out", code=1)
     assert "out: 2 of 3 images" in answer.output
     assert "in/b.jpg is truncated or not an image" in answer.output + capfd.readouterr().err
-    assert [r["file"] for r in summary("out")] == ["in/a.png", "in/c.png"]
+    assert [Path(r["file"]).name for r in summary("out")] == ["a.png", "c.png"]
     assert not list(Path("out").glob("b_*"))
+
+
+def test_the_same_relative_name_elsewhere_is_another_photograph(weights, monkeypatch):
+    saved("one/a.png", drawn_eye())
+    saved("two/a.png", drawn_eye(1, "15"))
+    out = Path("out").absolute()
+    monkeypatch.chdir("one")
+    call("a.png", "--out", out)
+    monkeypatch.chdir("../two")
+    assert "would take their place" in refused("a.png", "--out", out).replace("\n", " ")
 
 
 def test_a_second_call_keeps_what_it_does_not_make_anew(weights):
@@ -345,7 +355,7 @@ def test_a_second_call_keeps_what_it_does_not_make_anew(weights):
     call(a, b, a, "in", "--out", "out")
     before = Path("out/a_mask.png").read_bytes()
     call(a, "--out", "out")
-    assert [r["file"] for r in summary("out")] == ["in/a.png", "in/b.png"]
+    assert [Path(r["file"]).name for r in summary("out")] == ["a.png", "b.png"]
     assert Path("out/a_mask.png").read_bytes() == before
     call(a.absolute(), "--out", "out")  # the same file by another name
     other = saved("elsewhere/a.png", drawn_eye(1, "13"))
@@ -477,6 +487,23 @@ def test_a_run_in_doubt_is_not_shipped(checkout, file, seed):
     with pytest.raises(UserError):
         ship.ship(f"{GROUP}/s0", config.load())
     assert not shipped.names()
+
+
+def test_a_history_cut_short_is_named(checkout):
+    file = paths.run(f"{GROUP}/s0") / "history.csv"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="history.csv has no epoch"):
+        ship.ship(GROUP, config.load())
+
+
+def test_another_experiments_weights_are_not_replaced(checkout):
+    ship.ship(f"{GROUP}/s0", config.load(), "mine")
+    ship.ship(f"{GROUP}/s1", config.load(), "mine")  # of the same experiment
+    file = shipped.file("mine", "json")
+    other = json.loads(file.read_text()) | {"run": "mine-lite/rga-drive/s0"}
+    file.write_text(json.dumps(other))
+    with pytest.raises(UserError, match="mine is the name of mine-lite/rga-drive's weights"):
+        ship.ship(f"{GROUP}/s0", config.load(), "mine")
 
 
 def test_what_cannot_be_shipped_is_one_sentence(checkout, monkeypatch):

@@ -6,10 +6,10 @@ import subprocess
 import pytest
 import yaml
 
-from resegment import cli
+from resegment import cli, config
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
-from resegment.trace import check, folder_md5, past, tables, upstream
+from resegment.trace import _definition, check, folder_md5, past, tables, upstream
 
 RUN = "runs/a-smoke/x/s0"
 
@@ -301,6 +301,15 @@ def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypat
         assert [v["value"] for v in json.loads(found)["values"]][1] == value
     said = trace(monkeypatch, capsys, "rga-3-11.f1", "--protocol", "x", "--verify")[1]
     assert "has no protocol 'x'" in said
+
+
+def test_a_protocol_that_params_forgot_is_named(root, monkeypatch):
+    monkeypatch.chdir(root)
+    known = config.load()
+    less = {k: v for k, v in known.protocols.items() if k != "common"}
+    monkeypatch.setattr(config, "load", lambda *_: known.model_copy(update={"protocols": less}))
+    with pytest.raises(UserError, match="has no protocol 'common'"):
+        _definition("common")
 
 
 def test_verify_never_calls_what_is_not_here_recorded(measured, monkeypatch, capsys):

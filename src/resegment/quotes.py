@@ -27,7 +27,8 @@ import pandas as pd
 from resegment import files, paths, published, stats
 from resegment.errors import UserError
 
-QUOTE = re.compile(r"(<!-- = (\w+) ([^>]*?) -->)(.*?)(<!-- / -->)", re.S)
+OPENING = "<!-- = "
+QUOTE = re.compile(r"(<!-- = (\w+) ([^>]*?) -->)((?:(?!<!-- = ).)*?)(<!-- / -->)", re.S)
 COLUMNS = {"f1": "F1", "se": "Se", "sp": "Sp", "acc": "Acc", "auc": "AUC"}
 COMMON = "common"
 OBSERVER = "observer2"
@@ -45,6 +46,11 @@ def refresh(text: str, where: str) -> str:
             line = text.count("\n", 0, found.start()) + 1
             raise UserError(f"{where}, line {line}: {head} quotes nothing: {e}") from None
 
+    closed = {found.start() for found in QUOTE.finditer(text)}
+    for found in re.finditer(OPENING, text):
+        if found.start() not in closed:
+            line = text.count("\n", 0, found.start()) + 1
+            raise UserError(f"{where}, line {line}: a quote does not end: add <!-- / --> after it")
     return QUOTE.sub(one, text)
 
 
@@ -185,7 +191,20 @@ def _figure(number: str) -> str:
 
 KINDS: dict[str, Callable[..., str]] = {
     f.__name__: f
-    for f in (score, each, images, observer, printed, verdict, claim, lead, cpu, seeds, table, claims)
+    for f in (
+        score,
+        each,
+        images,
+        observer,
+        printed,
+        verdict,
+        claim,
+        lead,
+        cpu,
+        seeds,
+        table,
+        claims,
+    )
 }
 
 

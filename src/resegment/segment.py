@@ -118,7 +118,8 @@ def segment(
                 remarks.append(f"enlarged {scale:.1f} times: thin vessels may be missed")
             inside = int(eye.fov.sum())
             rows[stem] = dict(zip(COLUMNS, (
-                file, image.shape[1], image.shape[0], "yes" if eye.found else "no", eye.diameter,
+                file.absolute(), image.shape[1], image.shape[0], "yes" if eye.found else "no",
+                eye.diameter,
                 f"{inside / eye.fov.size:.4f}", f"{mask.sum() / inside:.4f}",
                 f"{drawn[eye.fov].mean() / predict.WHITE:.4f}",
                 f"{time.perf_counter() - start:.2f}", name, known["weights_md5"],

@@ -14,7 +14,7 @@ import numpy as np
 from resegment import config, drawn, native, paths, proof, schema, shipped, stats
 from resegment.datasets import photograph, registry
 from resegment.errors import UserError
-from resegment.files import atomic, md5, read_json, table
+from resegment.files import AGAIN, atomic, md5, read_json, table
 from resegment.metrics import METRICS
 
 PROTOCOL = "common"
@@ -33,6 +33,11 @@ def ship(name: str, params: schema.Params, called: str = "") -> str:
     if not re.fullmatch("[a-z0-9][a-z0-9_-]*", called):
         raise UserError(f"--name {called}: use small letters, digits, - and _ alone")
     proof.demand(seeds, params)
+    if called in shipped.names():
+        other = shipped.load(called)["run"].rpartition("/")[0]
+        if other != run["run"].rpartition("/")[0]:
+            raise UserError(f"{called} is the name of {other}'s weights: give --name, or remove "
+                            f"{shipped.file(called, 'json')}")  # fmt: skip
     known = provenance(called, run, seeds, how)
     weights = (paths.run(run["run"]) / proof.WEIGHTS).read_bytes()
     text = json.dumps(known, sort_keys=True, indent=1) + "\n"
@@ -85,7 +90,11 @@ def validation(run: dict) -> dict:
     manifest = read_json(at / proof.MANIFEST)
     best = manifest["weights_of"] == "best"
     epoch = manifest["best_epoch"] if best else manifest["epochs_run"]
-    row = next(r for r in table(at / proof.HISTORY, "epoch", "val_f1") if int(r["epoch"]) == epoch)
+    rows = table(at / proof.HISTORY, "epoch", "val_f1")
+    row = next((r for r in rows if r["epoch"] == str(epoch)), None)
+    if row is None:
+        raise UserError(f"{at / proof.HISTORY} has no epoch {epoch}, whose weights were kept: "
+                        + AGAIN)  # fmt: skip
     return {"epoch": epoch, "f1": _plain(float(row["val_f1"] or "nan"))}
 
 

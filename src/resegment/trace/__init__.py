@@ -186,7 +186,11 @@ def _manifest(file: Path) -> dict:
 
 
 def _definition(protocol: str) -> dict:
-    return config.load().protocols[protocol].model_dump()
+    known = config.load().protocols
+    if protocol not in known:
+        raise UserError(f"{paths.PARAMS} has no protocol {protocol!r}, only {', '.join(known)}: "
+                        "`--at COMMIT` shows a number as it was")  # fmt: skip
+    return known[protocol].model_dump()
 
 
 def _params_agree(stages: Iterable[dict]) -> bool:
