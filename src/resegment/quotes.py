@@ -130,7 +130,7 @@ def lead(campaign: str, a: str, b: str, metric: str) -> str:
     sign = 1 if row.a == a else -1
     found = [f"{sign * float(row.difference):+.4f}"]
     for over, *ends in (("images", "low", "high"), ("seeds", "seeds_low", "seeds_high")):
-        low, high = sorted(sign * float(row.get(k) or "nan") for k in ends)
+        low, high = sorted(sign * float(row[k] or "nan") for k in ends)
         found += [] if pd.isna(low) else [f"{over} {low:+.4f} to {high:+.4f}"]
     p = f"p = {float(row.p_holm):.3f}" if float(row.p_holm) >= 0.001 else "p < 0.001"
     return f"{found[0]} ({', '.join(found[1:])}; {p} after Holm)"
@@ -189,23 +189,9 @@ def _figure(number: str) -> str:
     return f"{value:,.0f}" if value.is_integer() and abs(value) > 1 else f"{value:.4f}"
 
 
-KINDS: dict[str, Callable[..., str]] = {
-    f.__name__: f
-    for f in (
-        score,
-        each,
-        images,
-        observer,
-        printed,
-        verdict,
-        claim,
-        lead,
-        cpu,
-        seeds,
-        table,
-        claims,
-    )
-}
+KINDS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
+    score, each, images, observer, printed, verdict, claim, lead, cpu, seeds, table, claims
+)}  # fmt: skip
 
 
 def build(path: Path, check: bool = False) -> bool:

@@ -25,8 +25,8 @@ def ship(name: str, params: schema.Params, called: str = "") -> str:
 
     name: a run, or CAMPAIGN/EXPERIMENT for that of its seeds with the best F1 on validation images.
     called: NAME, else the experiment's. Raises UserError for a run that is not finished or not
-    proven, one that did not learn from fundus photographs, and where all would be more than
-    `shipped.MOST` bytes.
+    proven, one that did not learn from fundus photographs, where another experiment's weights have
+    that name, and where all would be more than `shipped.MOST` bytes.
     """
     seeds, run, how = chosen(name, params)
     called = called or run["experiment"]
