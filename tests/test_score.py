@@ -636,8 +636,7 @@ def seen(images, ids, protocol):
             p = cv2.resize(p, label.shape[::-1])
         else:
             label, fov = (
-                cv2.resize(m.astype(np.uint8), (512, 512), interpolation=cv2.INTER_NEAREST) > 0
-                for m in (label, fov)
+                cv2.resize(m.astype(np.uint8) * 255, (512, 512)) > 127 for m in (label, fov)
             )
         keep = fov if protocol.region == "fov" else np.ones_like(fov)
         yield p[keep] / 65535, label[keep]
