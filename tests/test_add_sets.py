@@ -89,6 +89,12 @@ def test_official_archives_of_isic2016_one_a_part(tmp_path):
     assert paths == sorted(contents)
 
 
+def test_isic2016_wants_to_be_told_training_from_test(tmp_path):
+    source = fakes.folder(tmp_path / "images", {"ISIC_0000001.jpg": b"one"})
+    with pytest.raises(UserError, match="a folder or an archive whose name says train or test"):
+        fetch.add("isic2016", source)
+
+
 def test_isic_ignores_what_is_no_image_and_tells_what_lacks(tmp_path):
     contents = fakes.isic2018_files(4)
     del contents["ISIC2018_Task1_Training_GroundTruth/ISIC_0000002_segmentation.png"]
@@ -144,6 +150,9 @@ def test_official_bytes_win_and_undo_what_was_unverified(tmp_path):
     assert held("stare") == originals and text("stare") == pure
     assert (result["unverified"], result["taken"]) == (0, 0)
     fetch.add("stare", mine, unverified=True)  # an original that is there stays
+    alone = fakes.folder(tmp_path / "c", {image: altered[image]})
+    with pytest.raises(UserError, match="original is held .* remove data/raw/stare to take"):
+        fetch.add("stare", alone, unverified=True)
     assert held("stare") == originals and text("stare") == pure
 
 

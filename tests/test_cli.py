@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -91,6 +92,27 @@ def test_a_published_row_is_followed_into_campaigns_that_are_not_active(checkout
     r = resegment("trace", "rga-3-11", "f1", cwd=checkout)
     assert r.returncode == 1 and "runs/drive-lite/rga-drive/s0/scores/metrics.json" in r.stderr
     assert "dvc repro score@drive-lite/rga-drive/s0" in r.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("dataset: drive\n", "dataset: drvie\n", "unet-drive.dataset: no reader for .*'drvie'"),
+        ("split: chase_db1-8-20\n", "split: chase_db1-8\n", "no data/splits/chase_db1-8.csv"),
+        ("rga-2-08", "rga-2-98", "no row 'rga-2-98' .*did you mean"),
+        ("dataset: sample\n", "dataset: samples\n", "campaigns.sample: no reader for"),
+    ],
+)
+def test_a_plan_that_names_what_is_not_there_is_not_written(checkout, root, old, new, said):
+    (checkout / "data/published").symlink_to(root / "data/published")
+    text = (checkout / "params.yaml").read_text()
+    assert old in text
+    (checkout / "params.yaml").write_text(text.replace(old, new))
+    (checkout / "dvc.yaml").write_text("as before")
+    r = resegment("plan", cwd=checkout)
+    assert r.returncode == 1 and re.search(said, r.stderr), r.stderr
+    assert len(r.stderr.splitlines()) == 1
+    assert (checkout / "dvc.yaml").read_text() == "as before"
 
 
 def test_a_stage_whose_parameters_change_fails(checkout):

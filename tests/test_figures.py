@@ -445,6 +445,11 @@ def test_sensitivity_is_the_difference_to_the_common_protocol(campaign):
     assert "Sp 0.0120 (at most 0.0120), Acc 0.0160 (at most 0.0160)" in said
 
 
+def test_a_campaign_without_one_defined_value_is_drawn(campaign, tmp_path):
+    moved = tradeoffs.moved(read.table(campaign[0], "sensitivity")).assign(value=np.nan)
+    tradeoffs.sensitivity(moved, ["net-a", "net-b"]).savefig(tmp_path / "empty.svg")
+
+
 def test_paper_figures_have_the_papers_columns_and_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ("rga-drive", "rsan-drive", "rsan-drive-backbone", "mininet-chase", "bcdu-drive")

@@ -154,3 +154,13 @@ def test_check_leaves_a_text_as_it_is(tables, tmp_path):
     text.write_text("<!-- = observer x-lite f1 -->1<!-- / -->")
     assert quotes.build(text, check=True) and "-->1<" in text.read_text()
     assert quotes.build(text) and not quotes.build(text) and "0.7700" in text.read_text()
+
+
+def test_line_endings_stay_and_another_encoding_is_said(tables, tmp_path):
+    text = tmp_path / "t.md"
+    text.write_bytes(b"one\r\n<!-- = observer x-lite f1 -->1<!-- / -->\r\n")
+    assert quotes.build(text)
+    assert text.read_bytes() == b"one\r\n<!-- = observer x-lite f1 -->0.7700<!-- / -->\r\n"
+    text.write_bytes("Müller".encode("latin-1"))
+    with pytest.raises(UserError, match="t.md is no UTF-8 from byte 1 on"):
+        quotes.build(text)

@@ -219,6 +219,7 @@ def broken() -> dict[str, tuple[bytes, str]]:
         "label.png": (fakes.encoded(".png", label * np.uint8(255)), "is a mask"),
         "black.png": (fakes.encoded(".png", np.zeros((50, 50, 3), np.uint8)), "of one colour"),
         "huge.jpg": (tall, "65535x65535 pixels"),
+        "long.png": (fakes.encoded(".png", np.ones((9, 4000, 3), np.uint8)), "cut it to the eye"),
         "float.tif": (floats, "32 bits"),
         "ink.tif": (ink.getvalue(), "four inks"),
     }
@@ -363,6 +364,29 @@ def test_a_second_call_keeps_what_it_does_not_make_anew(weights):
     assert Path("out/a_mask.png").read_bytes() == before
 
 
+def test_calls_side_by_side_keep_each_others_rows(weights):
+    a, b = saved("a.png", drawn_eye()), saved("b.png", drawn_eye(1, "15"))
+    write = segment._write
+
+    def overtaken(out, stem, *made):  # another call ends while this one is between two files
+        write(out, stem, *made)
+        if stem == "a":
+            segment.segment({"b": b}, weights, out, "cpu")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(segment, "_write", overtaken)
+        call(a, "--out", "out")
+    assert sorted(Path(r["file"]).name for r in summary("out")) == ["a.png", "b.png"]
+
+
+def test_a_summary_that_is_somebody_elses_stays(weights):
+    a = saved("a.png", drawn_eye())
+    Path("out").mkdir()
+    Path("out/summary.csv").write_text("patient,age\n1,50\n")
+    assert "remove it, or give another --out" in refused(a, "--out", "out").replace("\n", " ")
+    assert Path("out/summary.csv").read_text() == "patient,age\n1,50\n"
+
+
 def test_nothing_is_begun_where_results_would_meet(weights):
     a = saved("in/a.png", drawn_eye())
     b = saved("in/a.jpg", drawn_eye())
@@ -376,6 +400,11 @@ def test_nothing_is_begun_where_results_would_meet(weights):
     saved("empty/.hidden.png", drawn_eye())
     assert "empty holds no image" in refused("empty", "--out", "out")
     assert "b.png is not here" in refused("b.png", "--out", "out")
+    os.mkfifo("pipe.png")
+    assert "pipe.png is neither a file nor a folder" in refused("pipe.png", "--out", "out")
+    saved(f"in/{'n' * 240}.png", drawn_eye())
+    assert "use one of at most 200 bytes" in refused("in", "--out", "out").replace("\n", " ")
+    os.remove(f"in/{'n' * 240}.png")
     assert "where to?" in refused("in")
     assert "no weights are called 'x'; with this package come: eyes" in refused(
         "in", "--out", "out", "--model", "x"

@@ -9,7 +9,7 @@ import yaml
 from resegment import cli, config
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
-from resegment.trace import _definition, check, folder_md5, past, tables, upstream
+from resegment.trace import _definition, check, folder_md5, past, tables, upstream, value
 
 RUN = "runs/a-smoke/x/s0"
 
@@ -105,6 +105,13 @@ def test_a_line_of_a_table_and_a_cell_that_was_altered(tmp_path, monkeypatch):
     assert said.startswith("reports/a/scores.csv:2: value is 0.9, ") and "0.812346" in said
     with pytest.raises(UserError, match="no line 3: it has lines 2 to 2"):
         tables.line("scores.csv:3")
+
+
+def test_the_second_observer_is_no_protocol(tmp_path):
+    file = tmp_path / "metrics.json"
+    file.write_text('{"common": {"f1": 0.8}, "observer2": {"common": {"f1": 0.7}}}')
+    with pytest.raises(UserError, match="no protocol 'observer2'; it has common$"):
+        value(file, "common", "observer2")
 
 
 def test_a_number_that_yaml_reads_as_text_is_no_difference():
@@ -296,9 +303,9 @@ def test_verify_computes_a_line_of_the_ledger_anew(measured, monkeypatch, capsys
 
 
 def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypatch, capsys):
-    for words, value in ((("--protocol", "common"), 0.82), ((), 0.821)):
+    for words, expected in ((("--protocol", "common"), 0.82), ((), 0.821)):
         found = trace(monkeypatch, capsys, "rga-3-11.f1", *words, "--verify", "--json")[1]
-        assert [v["value"] for v in json.loads(found)["values"]][1] == value
+        assert [v["value"] for v in json.loads(found)["values"]][1] == expected
     said = trace(monkeypatch, capsys, "rga-3-11.f1", "--protocol", "x", "--verify")[1]
     assert "has no protocol 'x'" in said
 

@@ -195,10 +195,16 @@ KINDS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
 
 
 def build(path: Path, check: bool = False) -> bool:
-    """Bring a file up to date; whether it was not. check: leave it as it is."""
-    text = path.read_text(encoding="utf-8")
+    """Bring a file up to date; whether it was not. check: leave it as it is.
+
+    Its line endings stay. Raises UserError as `refresh`, and where the file is no UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is no UTF-8 from byte {e.start} on: save it as UTF-8") from None
     fresh = refresh(text, str(path))
     if fresh != text and not check:
         with files.atomic(path) as tmp:
-            tmp.write_text(fresh, encoding="utf-8")
+            tmp.write_bytes(fresh.encode())
     return fresh != text

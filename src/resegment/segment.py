@@ -5,6 +5,7 @@ images (datasets/photograph.py), and its map back to its own size.
 """
 
 import csv
+import fcntl
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from resegment import metrics, models, png, predict, shipped
 from resegment.datasets import photograph
 from resegment.enhance import enhance
-from resegment.errors import UserError
+from resegment.errors import Unreadable, UserError
 from resegment.files import atomic, md5, table, trouble, write_image
 from resegment.geometry import restore, to_network
 from resegment.unpack import plain
@@ -91,7 +92,7 @@ def segment(
     be used; the others are done. What summary.csv says of other images stays. Raises UserError
     where an image would take the place of another one's results.
     """
-    rows = _before(images, out)
+    _before(images, out)
     device = torch.device(device)
     model, known = network(name)
     draw, engine = drawing(model, device, engine)
@@ -117,7 +118,7 @@ def segment(
             if scale > ENLARGED:
                 remarks.append(f"enlarged {scale:.1f} times: thin vessels may be missed")
             inside = int(eye.fov.sum())
-            rows[stem] = dict(zip(COLUMNS, (
+            row = dict(zip(COLUMNS, (
                 file.absolute(), image.shape[1], image.shape[0], "yes" if eye.found else "no",
                 eye.diameter,
                 f"{inside / eye.fov.size:.4f}", f"{mask.sum() / inside:.4f}",
@@ -125,9 +126,8 @@ def segment(
                 f"{time.perf_counter() - start:.2f}", name, known["weights_md5"],
                 known["threshold"]["value"], engine, digest, "; ".join(remarks),
             ), strict=True))  # fmt: skip
-            _summary(out, rows)
+            _summary(out, stem, row)
             if quiet:
-                row = rows[stem]
                 print(f"{n}/{len(images)} {plain(str(file))}: {row['width']}x{row['height']}, "
                       f"field of view {eye.diameter} px, {mask.sum() / inside:.1%} vessel, "
                       f"{row['seconds']} s{'; ' * bool(remarks)}{row['remarks']}",
@@ -135,16 +135,24 @@ def segment(
     return problems
 
 
-def _before(images: dict[str, Path], out: Path) -> dict[str, dict]:
-    """{stem: row} of what an earlier call left in summary.csv."""
+def _known(out: Path) -> dict[str, dict]:
+    """{stem: row} of what summary.csv says. Raises UserError where it is not of this verb."""
     file = out / "summary.csv"
-    rows = {Path(r["file"]).stem: r for r in table(file, *COLUMNS)} if file.is_file() else {}
+    try:
+        return {Path(r["file"]).stem: r for r in table(file, *COLUMNS)} if file.is_file() else {}
+    except Unreadable:
+        raise UserError(f"{file} is not as `resegment segment` writes it: remove it, or give "
+                        "another --out") from None  # fmt: skip
+
+
+def _before(images: dict[str, Path], out: Path) -> None:
+    """Raise UserError where results would take the place of another image's."""
+    rows = _known(out)
     for stem in rows.keys() & images.keys():
         there, here = Path(rows[stem]["file"]), images[stem]
         if there.absolute() != here.absolute() and rows[stem]["image_md5"] != md5(here):
             raise UserError(f"{out} holds results of {there}, and those of {here} would take their "
                             "place: give another --out")  # fmt: skip
-    return rows
 
 
 def _write(out: Path, stem: str, image: np.ndarray, drawn: np.ndarray, mask: np.ndarray) -> None:
@@ -156,11 +164,18 @@ def _write(out: Path, stem: str, image: np.ndarray, drawn: np.ndarray, mask: np.
         png.write(tmp, overlay(image, mask))
 
 
-def _summary(out: Path, rows: dict[str, dict]) -> None:
-    with (
-        atomic(out / "summary.csv") as tmp,
-        open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f,
-    ):
-        lines = csv.DictWriter(f, COLUMNS, lineterminator="\n")
-        lines.writeheader()
-        lines.writerows(rows.values())
+def _summary(out: Path, stem: str, row: dict) -> None:
+    """Add a row to what is there now: another call may be at work on other images."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        rows = _known(out) | {stem: row}
+        with (
+            atomic(out / "summary.csv") as tmp,
+            open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f,
+        ):
+            lines = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(rows.values())
+    finally:
+        os.close(folder)

@@ -175,4 +175,4 @@ def _measured(run: dict, dataset: str | None) -> tuple[str, dict]:
 
 def _plain(value: float | None) -> float | None:
     """A number as JSON has it."""
-    return None if value is None or math.isnan(value) else round(value, 6)
+    return None if value is None or math.isnan(value) else round(value, 9)

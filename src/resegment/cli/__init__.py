@@ -74,6 +74,7 @@ def plan(
         typer.echo()
         typer.echo(estimate.summary(config.runs(params, tuple(params.campaigns)), params))
         return
+    planning.sensible(params)
     leftovers.mend()
     changed = planning.write(params)
     count = len(planning.stages(params))

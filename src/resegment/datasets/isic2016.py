@@ -11,6 +11,7 @@ from pathlib import Path
 from resegment.datasets import isic, registry
 from resegment.datasets.record import Record
 
+HINT = "each file must lie in a folder or an archive whose name says train or test"
 PARTS = {"train": "Training", "training": "Training", "test": "Test", "testing": "Test"}
 
 

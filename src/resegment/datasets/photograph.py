@@ -5,6 +5,7 @@ knows vessels of the widths that its training images had, so a photograph is cut
 its field of view is as wide as theirs, in a frame of their size.
 """
 
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +19,8 @@ from resegment.errors import UserError
 
 KINDS = ("jpg", "jpeg", "png", "tif", "tiff", "ppm", "pgm", "gif", "bmp")
 SHORT = 700  # px, the shorter side of the image in which a field of view is sought
+LONG = 4  # times as long as wide is no photograph of an eye
+LONGEST = 200  # bytes of a name, so that those of its results can be written
 NEAR = 0.01  # nothing is resized where the fields of view differ by less than this share
 
 
@@ -61,14 +64,18 @@ def chosen(given: Iterable[Path], out: Path) -> dict[str, Path]:
             if not here:
                 raise UserError(f"{path} holds no image ({', '.join(KINDS)}): give a folder that "
                                 "does, or the files themselves")  # fmt: skip
-        elif not path.exists():
-            raise UserError(f"{path} is not here: check its name")
+        elif not path.is_file():
+            said = "neither a file nor a folder" if path.exists() else "not here"
+            raise UserError(f"{path} is {said}: check its name")
         found |= {f.resolve(): f for f in here}
     stems: dict[str, Path] = {}
     for real, file in found.items():
         if out.resolve() in (real.parent, file.parent.resolve()):
             raise UserError(f"--out {out} is the folder of {file}, where results could take the "
                             f"place of originals: give another, e.g. {out / 'maps'}")  # fmt: skip
+        if len(os.fsencode(file.stem)) > LONGEST:
+            raise UserError(f"{file}: its name leaves no room for those of its results: use one of "
+                            f"at most {LONGEST} bytes")  # fmt: skip
         other = stems.setdefault(file.stem, file)
         if other is not file:
             raise UserError(f"{other} and {file} would both become {file.stem}_mask.png: rename "
@@ -110,6 +117,8 @@ def _objection(head: header.Header) -> str:
     if not 0 < head.height * head.width <= header.MAX_PIXELS:
         return (f"is {head.width}x{head.height} pixels by its header: reduce it to at most "
                 f"{header.MAX_PIXELS // 10**6} million")  # fmt: skip
+    if max(head.height, head.width) > LONG * min(head.height, head.width):
+        return f"is {head.width}x{head.height} pixels: cut it to the eye"
     if head.bits > 16:
         return f"has {head.bits} bits a channel: save it with 8 or 16"
     return "is of four inks (CMYK): save it as RGB" if head.cmyk else ""

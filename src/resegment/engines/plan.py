@@ -230,6 +230,33 @@ def render(params: schema.Params) -> str:
     return HEADER + text
 
 
+def sensible(params: schema.Params) -> None:
+    """Raise UserError where params.yaml names a dataset, a split or a published row that is none.
+
+    Of every campaign, active or not; `config.load` does not look beyond its file.
+    """
+    from resegment import published  # pandas is slow to come
+    from resegment.datasets import registry
+
+    def readable(dataset: str, where: str) -> None:
+        try:
+            registry.reader(dataset)
+        except UserError as e:
+            raise UserError(f"{paths.PARAMS}: {where}: {e}") from None
+
+    known = published.cells()
+    for name, experiment in params.experiments.items():
+        readable(experiment.dataset, f"experiments.{name}.dataset")
+        if experiment.split and not paths.split(experiment.split).exists():
+            raise UserError(f"{paths.PARAMS}: experiments.{name}.split: there is no "
+                            f"{paths.split(experiment.split)}")  # fmt: skip
+        for row in experiment.rows:
+            published.row(row, known)
+    for name, campaign in params.campaigns.items():
+        for dataset in filter(None, (campaign.dataset, *campaign.cross)):
+            readable(dataset, f"campaigns.{name}")
+
+
 def write(params: schema.Params) -> bool:
     """Bring dvc.yaml into step with params.yaml; True where it had to change."""
     text = render(params)

@@ -167,7 +167,9 @@ def sensitivity(differences: pd.DataFrame, names: list[str]) -> Figure:
     shapes = {"pixels": "o", "images": "^"}
     for cut, row in zip(cuts, panels, strict=True):
         block = differences[(differences.threshold == cut) & differences.metric.isin(shown)]
-        low, high = np.nanquantile(block.value, [0.01, 0.99]) + np.array([-0.002, 0.002])
+        known = block.value.dropna()
+        ends = np.quantile(known, [0.01, 0.99]) if len(known) else (0, 0)
+        low, high = ends + np.array([-0.002, 0.002])
         for metric, ax in zip(shown, row, strict=True):
             ax.axvline(0, color="#999999", lw=0.8)
             mine = block[(block.metric == metric) & block.experiment.isin(names)]

@@ -166,8 +166,8 @@ def value(file: Path, metric: str, protocol: str) -> dict:
         run = file.parent.parent.relative_to("runs")
         raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")
     values = read_json(file)
-    if not isinstance(values.get(protocol), dict):
-        raise UserError(f"{file} has no protocol {protocol!r}; it has {', '.join(values)}")
+    if protocol not in (have := [p for p in values if p != "observer2"]):
+        raise UserError(f"{file} has no protocol {protocol!r}; it has {', '.join(have)}")
     if metric not in values[protocol]:
         raise UserError(f"{file} has no metric {metric!r}; it has {', '.join(values[protocol])}")
     return values[protocol]
