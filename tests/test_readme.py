@@ -24,9 +24,9 @@ a,0,model.trainable,29785
 a,1,model.trainable,29785
 """
 CLAIMS = """\
-claim,paper,statement,metric,published,effect,low,high,seeds_low,seeds_high,verdict
-one,p,It helps.,f1,0.02,0.01,-0.01,0.03,0.002,0.018,not run
-two,p,It is small.,total,37685.0,,,,,,undecided
+claim,paper,statement,metric,published,effect,low,high,seeds_low,seeds_high,budget,verdict
+one,p,It helps.,f1,0.02,0.01,-0.01,0.03,0.002,0.018,lite,not run
+two,p,It is small.,total,37685.0,,,,,,lite,undecided
 """
 COMPARISONS = """\
 dataset,metric,a,b,difference,low,high,seeds_low,seeds_high,p,p_holm,n_images,n_seeds
@@ -125,7 +125,8 @@ def test_the_claims_of_a_paper(tables):
     lines = quotes.claims("x-lite", "p").split("\n")
     assert lines[0] == lines[-1] == "" and len(lines) == 6
     assert lines[3] == (
-        "| It helps. | f1 | 0.0200 | 0.0100 | -0.0100 to 0.0300 | 0.0020 to 0.0180 | not run |"
+        "| It helps. | f1 | 0.0200 | 0.0100 | -0.0100 to 0.0300 | 0.0020 to 0.0180 | "
+        "not run: lite only |"
     )
     assert lines[4] == "| It is small. | total | 37,685 | – | – | – | undecided |"
 

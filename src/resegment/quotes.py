@@ -169,14 +169,18 @@ def table(campaign: str) -> str:
 
 
 def claims(campaign: str, paper: str) -> str:
-    """Markdown: a paper's claims in its order, with 95 % intervals over images and over seeds."""
+    """Markdown: a paper's claims in its order, with 95 % intervals over images and over seeds.
+
+    What a reduced budget measured of a claim stands there, with its name behind "not run".
+    """
     lines = ["| claim | metric | printed | measured | over images | over seeds | verdict |",
              "|---" * 7 + "|"]  # fmt: skip
     for row in _rows(campaign, "claims", paper=paper).fillna("").to_dict("records"):
         spans = (" to ".join(map(_figure, (row[low], row[high]))) if row[low] else "–"
                  for low, high in (("low", "high"), ("seeds_low", "seeds_high")))  # fmt: skip
+        reduced = f": {row['budget']} only" * (row["verdict"] == "not run" and row["effect"] != "")
         cells = (row["statement"], row["metric"], *map(_figure, (row["published"], row["effect"])),
-                 *spans, row["verdict"])  # fmt: skip
+                 *spans, row["verdict"] + reduced)  # fmt: skip
         lines.append("|" + "".join(f" {cell} |" for cell in cells))
     return "\n" + "\n".join(lines) + "\n"
 
