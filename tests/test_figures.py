@@ -5,9 +5,11 @@ import json
 import shutil
 
 import cv2
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from resegment import figures, metrics, paths, schema
 from resegment.errors import UserError
@@ -422,6 +424,21 @@ def test_costs_are_of_the_manifests_and_what_is_not_recorded_is_said(campaign):
     assert "measured on cpu two cores." in said
 
 
+def test_what_was_tested_on_other_images_has_panels_and_a_front_of_its_own(campaign):
+    name, runs = campaign
+    scores = read.table(name, "scores")
+    scores.loc[scores.experiment == "net-b", "n_images"] = 20
+    scores.loc[scores.experiment == "net-b", "value"] -= 0.1  # beaten, were they compared
+    figure = tradeoffs.pareto(scores, runs, {r["run"]: read.manifest(r) for r in runs})
+    rows = [figure.axes[:3], figure.axes[3:]]
+    assert [row[0].get_ylabel().split("\n")[1] for row in rows] == [
+        "sample, 4 images", "sample, 20 images"
+    ]  # fmt: skip
+    for row in rows:
+        (bar,) = row[0].containers
+        assert bar.lines[0].get_markeredgecolor() == "black"  # on the front
+
+
 def test_labels_of_points_in_one_place_keep_apart():
     points = np.array([[0, 0], [1, 0], [0, 1], [80, 80], [0, 0]] + [[2, 2]] * 8, float)
     places = points + np.array(tradeoffs._clear(points))
@@ -448,6 +465,27 @@ def test_sensitivity_is_the_difference_to_the_common_protocol(campaign):
 def test_a_campaign_without_one_defined_value_is_drawn(campaign, tmp_path):
     moved = tradeoffs.moved(read.table(campaign[0], "sensitivity")).assign(value=np.nan)
     tradeoffs.sensitivity(moved, ["net-a", "net-b"]).savefig(tmp_path / "empty.svg")
+
+
+def test_the_last_bits_of_a_layout_do_not_reach_the_file(tmp_path):
+    def drawn(name, noise):
+        figure = Figure(layout="constrained")
+        for ax in figure.subplots(1, 2):
+            ax.plot([0, 1], [0, 1])
+        engine = figure.get_layout_engine()
+        execute = engine.execute
+
+        def noisy(figure):
+            execute(figure)
+            for ax in figure.axes:
+                ax.set_position(np.array(ax.get_position(original=True).bounds) + noise)
+
+        engine.execute = noisy
+        with matplotlib.rc_context(fname=figures.STYLE):
+            figures._save(figure, tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    assert drawn("a.svg", 0) == drawn("b.svg", 1e-14) != drawn("c.svg", 1e-3)
 
 
 def test_paper_figures_have_the_papers_columns_and_rows(tmp_path, monkeypatch):

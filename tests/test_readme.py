@@ -119,6 +119,8 @@ def test_experiments_on_other_images_are_not_ranked_together(tables):
     ]  # fmt: skip
     with pytest.raises(UserError, match="there are 2 values of the second observer"):
         quotes.refresh("<!-- = observer x-lite f1 -->1<!-- / -->", "t.md")
+    assert quotes.observer("x-lite", "f1", "common", "a") == "0.6000"
+    assert quotes.observer("x-lite", "f1", "common", "b") == "0.7000"
 
 
 def test_the_claims_of_a_paper(tables):

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import re
 from html.parser import HTMLParser
 
 import cv2
@@ -327,6 +328,24 @@ def test_the_paper_budget_has_no_warning_and_one_seed_no_sd(tmp_path, monkeypatc
     assert "declared reduction" not in page.text and "Procedural" not in page.text
     assert "0.8150 0.794–0.832" in page.text and "± nan" not in page.text
     assert {"run-net-a-s0"} <= {a["href"][1:] for a in page.all("a")}
+
+
+def test_the_best_is_named_of_each_set_of_test_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    campaign, runs = fake_campaign(dataset="drive")
+    path = paths.reports(campaign) / "scores.csv"
+    scores = pd.read_csv(path, dtype={"seed": str})
+    scores.loc[scores.experiment == "net-b", "n_images"] = 20
+    scores.to_csv(path, index=False)
+    evidence(campaign, runs)
+    figures.build(campaign, runs)
+    report.build(campaign, runs)
+    text = Page((paths.reports(campaign) / "report.html").read_text()).text
+    lead = re.search(r"the highest mean F1 is (.*?)\. (Of|No)", text)[1]
+    assert re.fullmatch(
+        r"0\.\d{4} on 4 test images \(net-a; the second observer reaches 0\.\d{4}\) and "
+        r"0\.\d{4} on 20 test images \(net-b.*\)", lead,
+    ), lead  # fmt: skip
 
 
 def test_nasty_names_are_escaped(tmp_path, monkeypatch):

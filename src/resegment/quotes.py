@@ -4,7 +4,8 @@ Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   score CAMPAIGN EXPERIMENT METRIC [PROTOCOL]    0.8167 ± 0.0008, mean and sd over the seeds
   each CAMPAIGN EXPERIMENT METRIC [PROTOCOL]     0.8160, 0.8174, of each seed
   images CAMPAIGN EXPERIMENT METRIC [PROTOCOL]   0.8093 to 0.8241, of a typical run over test images
-  observer CAMPAIGN METRIC [PROTOCOL]            the second observer's, where all runs share images
+  observer CAMPAIGN METRIC [PROTOCOL [EXPERIMENT]]   the second observer's on the images that all
+                                                 runs share, or on those of one experiment
   printed ROW METRIC                             what a paper printed
   verdict CAMPAIGN ROW METRIC                    what the ledger says of it
   claim CAMPAIGN CLAIM                           what the runs say of a claim: verdict and effect
@@ -91,8 +92,11 @@ def images(campaign: str, experiment: str, metric: str, protocol: str = COMMON) 
     return f"{ends.ci_low:.4f} to {ends.ci_high:.4f}"
 
 
-def observer(campaign: str, metric: str, protocol: str = COMMON) -> str:
-    return _observer(_rows(campaign, "scores", metric=metric, protocol=protocol, seed=OBSERVER))
+def observer(campaign: str, metric: str, protocol: str = COMMON, experiment: str = "") -> str:
+    rows = _scores(campaign, metric, protocol, experiment)
+    if not (rows.seed == OBSERVER).any():
+        raise KeyError(f"no second observer in reports/{campaign}/scores.csv")
+    return _observer(rows[rows.seed == OBSERVER])
 
 
 def _observer(rows: pd.DataFrame) -> str:

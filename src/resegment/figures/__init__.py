@@ -9,6 +9,7 @@ version and no random id is written.
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -70,6 +71,8 @@ def _save(figure: Figure, path: Path) -> None:
     FigureCanvasSVG(figure)  # whose text has the widths it will be drawn with
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine(None)
+    for ax in figure.axes:  # the solver's last bits differ from run to run, and name clip paths
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 9))
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
@@ -150,7 +153,8 @@ def _of_pareto(runs: list[dict], manifests: dict[str, dict]) -> str:
         "F1 under the common protocol (mean over seeds) against what the network costs: parameters "
         "with the statistics of batch normalisation, multiply-adds and time for one whole image at "
         "the size the network saw. Bars: the 95 % interval from resampling the test images. One "
-        "colour for each architecture; ringed and joined: nothing cheaper is better. Times were "
+        "colour for each architecture; ringed and joined: nothing cheaper is better on the same "
+        "images. Times were "
         f"measured on {', '.join(sorted(devices))}"
         f"{', which cannot be compared with one another' if len(devices) > 1 else ''}."
     )

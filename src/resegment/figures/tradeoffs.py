@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from resegment.figures.campaign import by_dataset, experiments, look
+from resegment.figures.campaign import experiments, look
 
 COSTS = {
     "total": "parameters",
@@ -49,32 +49,35 @@ def front(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def pareto(scores: pd.DataFrame, runs: list[dict], manifests: dict[str, dict]) -> Figure:
-    """F1 under the common protocol against three costs, a row of panels for each dataset."""
+    """F1 under the common protocol against three costs, a row of panels, each with its own front,
+    for what was scored on the same test images."""
     f1 = scores[(scores.protocol == "common") & (scores.metric == "f1")]
-    names, groups, cost = experiments(runs), by_dataset(runs), costs(runs, manifests)
+    names, cost = experiments(runs), costs(runs, manifests)
+    measured = f1[f1.seed != "observer2"]
+    tested = measured.groupby(["dataset", "n_images"], sort=False)
+    groups = {f"{d}, {n} images": list(g) for (d, n), g in tested.experiment.unique().items()}
     models = list(dict.fromkeys(cost.model))
     colours = {name: look(models.index(cost.model[name]))["color"] for name in names}
-    of_runs = f1[f1.seed != "observer2"].groupby("experiment")[["value", "ci_low", "ci_high"]]
-    points = cost.join(of_runs.mean()).dropna(subset=["value"])
+    ends = ["value", "ci_low", "ci_high"]
+    points = cost.join(measured.groupby("experiment")[ends].mean()).dropna(subset=["value"])
     lines = -(-len(names) // 3) + 1
     tall = CROWDED if max(map(len, groups.values())) > 8 else TALL
     size = (3 * WIDE + 0.7, tall * len(groups) + 0.17 * lines + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(groups), len(COSTS), squeeze=False, sharey="row")
     observed = f1[f1.seed == "observer2"].drop_duplicates("experiment").set_index("experiment")
-    for (dataset, group), row in zip(groups.items(), panels, strict=True):
+    for (title, group), row in zip(groups.items(), panels, strict=True):
         human = observed.value.reindex(group).dropna().unique()
-        ends = points.loc[points.index.isin(group), ["value", "ci_low", "ci_high"]]
-        ends = np.append(ends.to_numpy().ravel(), human)
-        low, high = (np.nanmin(ends), np.nanmax(ends)) if np.isfinite(ends).any() else (0, 1)
+        reach = np.append(points.loc[points.index.isin(group), ends].to_numpy().ravel(), human)
+        low, high = (np.nanmin(reach), np.nanmax(reach)) if np.isfinite(reach).any() else (0, 1)
         row[0].set_ylim(low - 0.08 * (high - low) - 0.004, high + 0.11 * (high - low) + 0.004)
-        for ax, (column, title) in zip(row, COSTS.items(), strict=True):
+        for ax, (column, words) in zip(row, COSTS.items(), strict=True):
             mine = points[points.index.isin(group)].dropna(subset=column)
             for value in human:
                 ax.axhline(value, color="black", lw=0.9, ls=(0, (6, 3)))
             _panel(ax, mine[column], mine, colours, names, tall)
-            ax.set_xlabel(f"{title} (log scale)", size=8)
-        row[0].set(ylabel=f"F1, common protocol, {dataset}")
+            ax.set_xlabel(f"{words} (log scale)", size=8)
+        row[0].set_ylabel(f"F1, common protocol,\n{title}")
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=colours[n], label=f"{i + 1}  {n}")
         for i, n in enumerate(names)

@@ -72,7 +72,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "sample": any(run["dataset"] == "sample" for run in runs),
         "found": found,
         "observers": _observers(scores, runs),
-        "best": max(found, key=lambda e: e["common"]["f1"]["order"]),
+        "leaders": _leaders(found),
         "ledger": ledger,
         "tally": {v: sum(c["verdict"] == v for p in ledger for c in p["rows"]) for v in VERDICTS},
         "deviations": deviations,
@@ -213,6 +213,14 @@ def _ledger(table: pd.DataFrame, links: dict, found: list[dict]) -> list[dict]:
             row["deviations"] = [d for d in row["deviations"] if d not in shared]
         parts.append({"paper": paper, "rows": members, "shared": shared})
     return parts
+
+
+def _leaders(found: list[dict]) -> list[dict]:
+    """The highest F1 of those that were tested on the same images."""
+    tested: dict[tuple, list[dict]] = {}
+    for e in found:
+        tested.setdefault((e["dataset"], e["n_images"]), []).append(e)
+    return [max(group, key=lambda e: e["common"]["f1"]["order"]) for group in tested.values()]
 
 
 def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
