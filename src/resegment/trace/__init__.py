@@ -166,7 +166,8 @@ def value(file: Path, metric: str, protocol: str) -> dict:
         run = file.parent.parent.relative_to("runs")
         raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")
     values = read_json(file)
-    if protocol not in (have := [p for p in values if p != "observer2"]):
+    have = [p for p, found in values.items() if isinstance(found, dict) and p != "observer2"]
+    if protocol not in have:
         raise UserError(f"{file} has no protocol {protocol!r}; it has {', '.join(have)}")
     if metric not in values[protocol]:
         raise UserError(f"{file} has no metric {metric!r}; it has {', '.join(values[protocol])}")
