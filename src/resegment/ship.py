@@ -14,7 +14,7 @@ import numpy as np
 from resegment import config, drawn, native, paths, proof, schema, shipped, stats
 from resegment.datasets import photograph, registry
 from resegment.errors import UserError
-from resegment.files import AGAIN, atomic, md5, read_json, table
+from resegment.files import atomic, md5, read_json, table
 from resegment.metrics import METRICS
 
 PROTOCOL = "common"
@@ -82,20 +82,14 @@ def _needed(run: dict) -> list[Path]:
 
 
 def validation(run: dict) -> dict:
-    """The epoch whose weights were kept, and its F1 on the validation images, None without any.
-
-    Both as `train.validate` counts: all pixels, network's size, threshold 0.5.
-    """
-    at = paths.run(run["run"])
-    manifest = read_json(at / proof.MANIFEST)
-    best = manifest["weights_of"] == "best"
-    epoch = manifest["best_epoch"] if best else manifest["epochs_run"]
-    rows = table(at / proof.HISTORY, "epoch", "val_f1")
-    row = next((r for r in rows if r["epoch"] == str(epoch)), None)
-    if row is None:
-        raise UserError(f"{at / proof.HISTORY} has no epoch {epoch}, whose weights were kept: "
-                        + AGAIN)  # fmt: skip
-    return {"epoch": epoch, "f1": _plain(float(row["val_f1"] or "nan"))}
+    """The epoch whose weights were kept, and their F1 on the validation images, None without any:
+    protocol common, at the threshold that is shipped."""
+    manifest = read_json(paths.run(run["run"]) / proof.MANIFEST)
+    epoch = manifest["best_epoch" if manifest["weights_of"] == "best" else "epochs_run"]
+    rows = table(paths.scores(run["run"]) / "images.csv", "protocol", "split", "tp", "fp", "fn")
+    seen = [r for r in rows if (r["protocol"], r["split"]) == (PROTOCOL, "val")]
+    tp, fp, fn = (sum(int(r[k]) for r in seen) for k in ("tp", "fp", "fn"))
+    return {"epoch": epoch, "f1": _plain(2 * tp / (2 * tp + fp + fn)) if tp else None}
 
 
 def provenance(name: str, run: dict, seeds: list[dict], how: str) -> dict:

@@ -130,7 +130,7 @@ Made by `resegment ship`, every number out of `{known["name"]}.json`, which says
   {known["device"]["name"]}.
 {REDUCED if known["paper"] and budget["name"] != "paper" else ""}\
 * Seed {known["parameters"]["seed"]}, chosen: {seeds["chosen"]}. Weights of epoch {kept["epoch"]},
-  F1 {number(kept["f1"])} on the validation images (network's size, all pixels, threshold 0.5).
+  F1 {number(kept["f1"])} on the validation images, measured as below.
 * Run `{known["run"]}` of {known["trained"]}, code of commit {origin["git_commit"]}\
 {", altered" if origin["git_dirty"] else ""}.
 * Fingerprints: parameters `{prints["parameters"]}`,
