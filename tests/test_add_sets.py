@@ -151,7 +151,7 @@ def test_official_bytes_win_and_undo_what_was_unverified(tmp_path):
     assert (result["unverified"], result["taken"]) == (0, 0)
     fetch.add("stare", mine, unverified=True)  # an original that is there stays
     alone = fakes.folder(tmp_path / "c", {image: altered[image]})
-    with pytest.raises(UserError, match="original is held .* remove data/raw/stare to take"):
+    with pytest.raises(UserError, match=f"originals are held .* remove data/raw/stare/{image} to"):
         fetch.add("stare", alone, unverified=True)
     assert held("stare") == originals and text("stare") == pure
 

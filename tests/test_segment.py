@@ -487,6 +487,18 @@ def test_everything_about_weights_comes_from_the_run(checkout):
     assert "eyes" in listed and f"{value:.4f}" in listed
 
 
+def test_a_network_that_finds_nothing_has_an_f1_of_zero(checkout):
+    run = config.find(config.load(), f"{GROUP}/s0")
+    file = paths.scores(run["run"]) / "images.csv"
+    rows = files.table(file, "split", "tp")
+    file.unlink()
+    lines = [",".join(rows[0]), *(",".join((r | {"tp": "0"}).values()) for r in rows)]
+    file.write_text("\n".join(lines) + "\n")
+    assert ship.validation(run)["f1"] == 0.0
+    file.write_text("\n".join(n for n in lines if ",val," not in n) + "\n")
+    assert ship.validation(run)["f1"] is None
+
+
 def test_the_same_run_gives_the_same_bytes(checkout):
     first = {}
     for _ in range(2):

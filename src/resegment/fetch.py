@@ -119,12 +119,10 @@ def add(name: str, path: str | Path | Iterable[str | Path], *, unverified: bool 
     added, already, rejected = intake.added, intake.already, intake.rejected
     if not added and not already:
         found = f"{len(rejected)} have an original's name but another content" if rejected else ""
-        flag = (
-            f"an original is held in the place of each, and stays: remove "
-            f"{paths.raw(name)} to take them instead"
-            if unverified
-            else f"`resegment data add {name} PATH --unverified` takes them all the same"
-        )
+        flag = f"`resegment data add {name} PATH --unverified` takes them all the same"
+        if unverified and rejected:
+            first = paths.raw(name) / next(iter(rejected))
+            flag = f"the originals are held and stay: remove {first} to take yours instead"
         raise UserError("; ".join(filter(None, (
             f"{', '.join(map(str, given))} holds no {'' if unverified else 'original '}file of "
             f"{dataset.title}", found and f"{found}: {flag}", *intake.problems,

@@ -89,7 +89,8 @@ def validation(run: dict) -> dict:
     rows = table(paths.scores(run["run"]) / "images.csv", "protocol", "split", "tp", "fp", "fn")
     seen = [r for r in rows if (r["protocol"], r["split"]) == (PROTOCOL, "val")]
     tp, fp, fn = (sum(int(r[k]) for r in seen) for k in ("tp", "fp", "fn"))
-    return {"epoch": epoch, "f1": _plain(2 * tp / (2 * tp + fp + fn)) if tp else None}
+    f1 = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None  # without vessels it is undefined
+    return {"epoch": epoch, "f1": _plain(f1)}
 
 
 def provenance(name: str, run: dict, seeds: list[dict], how: str) -> dict:
