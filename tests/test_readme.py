@@ -124,18 +124,33 @@ def test_experiments_on_other_images_are_not_ranked_together(tables):
 
 
 def test_the_claims_of_a_paper(tables):
-    lines = quotes.claims("x-lite", "p").split("\n")
+    lines = quotes.claims("p", "x-lite").split("\n")
     assert lines[0] == lines[-1] == "" and len(lines) == 6
     assert lines[3] == (
-        "| It helps. | f1 | 0.0200 | 0.0100 | -0.0100 to 0.0300 | 0.0020 to 0.0180 | "
+        "| It helps. | f1 | 0.0200 | 0.0100 | -0.0100 to 0.0300 | 0.0020 to 0.0180 | x-lite | "
         "not run: lite only |"
     )
-    assert lines[4] == "| It is small. | total | 37,685 | – | – | – | undecided |"
+    assert lines[4] == "| It is small. | total | 37,685 | – | – | – | – | undecided |"
+
+
+def test_a_claim_is_shown_as_the_first_campaign_that_measured_it_has_it(tables):
+    (other := tables.parent / "y-paper").mkdir()
+    text = (tables / "claims.csv").read_text().splitlines()
+    head = text[0].split(",")
+    effect, verdict = head.index("effect"), head.index("verdict")
+    rows = [line.split(",") for line in text[1:]]
+    rows[0][effect], rows[0][verdict] = "0.5", "supported"
+    (other / "claims.csv").write_text("\n".join([text[0], *map(",".join, rows)]) + "\n")
+    first, second = ([line.split("|")[5:-1] for line in quotes.claims("p", *names).split("\n")[3:]]
+                     for names in (("x-lite", "y-paper"), ("y-paper", "x-lite")))  # fmt: skip
+    assert first[0][2:] == [" x-lite ", " not run: lite only "]
+    assert second[0][2:] == [" y-paper ", " supported "]
+    assert first[1] == second[1]
 
 
 @pytest.mark.parametrize(
     "words", ["score x-lite a", "score x-lite c f1", "score y-lite a f1", "guess x-lite", "printed "
-              "rga-3-99 f1", "observer x-lite auc", "claims x-lite q",
+              "rga-3-99 f1", "observer x-lite auc", "claims q x-lite",
               "lead x-lite a d f1"],
 )  # fmt: skip
 def test_a_quote_of_nothing_is_said_by_its_line(tables, words):

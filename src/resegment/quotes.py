@@ -14,7 +14,8 @@ Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   seeds CAMPAIGN EXPERIMENT                      how many there are
   table CAMPAIGN                                 every experiment under the common protocol, by the
                                                  images that it was scored on
-  claims CAMPAIGN PAPER                          every claim of a paper, with what was measured
+  claims PAPER CAMPAIGN [CAMPAIGN ...]           every claim of a paper, with what the first of the
+                                                 campaigns that measured it found
 PROTOCOL is common unless said. `resegment quote` brings files up to date; a test sees to it.
 """
 
@@ -172,19 +173,22 @@ def table(campaign: str) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
-def claims(campaign: str, paper: str) -> str:
+def claims(paper: str, *campaigns: str) -> str:
     """Markdown: a paper's claims in its order, with 95 % intervals over images and over seeds.
 
     What a reduced budget measured of a claim stands there, with its name behind "not run".
     """
-    lines = ["| claim | metric | printed | measured | over images | over seeds | verdict |",
-             "|---" * 7 + "|"]  # fmt: skip
-    for row in _rows(campaign, "claims", paper=paper).fillna("").to_dict("records"):
+    lines = ["| claim | metric | printed | measured | over images | over seeds | in | verdict |",
+             "|---" * 8 + "|"]  # fmt: skip
+    tables = [_rows(c, "claims", paper=paper).fillna("").assign(where=c) for c in campaigns]
+    for _, known in pd.concat(tables).groupby("claim", sort=False):
+        measured = known[known.effect != ""]
+        row = (known.assign(where="–") if measured.empty else measured).iloc[0]
         spans = (" to ".join(map(_figure, (row[low], row[high]))) if row[low] else "–"
                  for low, high in (("low", "high"), ("seeds_low", "seeds_high")))  # fmt: skip
         reduced = f": {row['budget']} only" * (row["verdict"] == "not run" and row["effect"] != "")
         cells = (row["statement"], row["metric"], *map(_figure, (row["published"], row["effect"])),
-                 *spans, row["verdict"] + reduced)  # fmt: skip
+                 *spans, row["where"], row["verdict"] + reduced)  # fmt: skip
         lines.append("|" + "".join(f" {cell} |" for cell in cells))
     return "\n" + "\n".join(lines) + "\n"
 
