@@ -18,6 +18,7 @@ from resegment.errors import UserError
 ROOT = Path(__file__).parents[1]
 PROTOCOL = "frame-network-images"
 F1 = {0: 0.8150, 1: 0.8170, 2: 0.8160}  # by seed; the paper's is 0.8166
+WAY = {"region": "fov", "space": "native", "pooling": "images", "threshold": 0.5}
 IMAGES = "protocol,split,id,f1\ncommon,train,21,0.9\ncommon,test,01,0.8\ncommon,test,02,\n"
 HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
 
@@ -79,6 +80,8 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
         (scores / "roc.csv").write_text("protocol,fpr,tpr\ncommon,0,0\ncommon,0.01,0.8\n")
         (scores / "pr.csv").write_text("protocol,recall,precision\ncommon,0.8,0.9\n")
         (scores / "images.csv").write_text(IMAGES)
+        (scores / "observer2.csv").write_text("protocol,id,f1\ncommon,01,0.75\ncommon,02,0.7\n")
+        (scores / "manifest.json").write_text(json.dumps({"protocols": {"common": WAY}}))
         folder = paths.run(run["run"])
         history = ",".join(HISTORY) + f"\n1,0.001,0.6,0.7,0.4,0.9\n2,0.001,0.5,,0.{seed},0.9\n"
         (folder / "history.csv").write_text(history)
@@ -254,19 +257,19 @@ def two_experiments() -> list[dict]:
     worse = [{**run, "experiment": "rga-other", "rows": []} for run in worse]
     for a, b in zip(better, worse, strict=True):
         shutil.copytree(paths.run(a["run"]), paths.run(b["run"]))
-    way = {"region": "fov", "space": "native", "pooling": "images", "threshold": 0.5}
     for run, f1 in [(r, f) for group, f in ((better, 0.8), (worse, 0.7)) for r in group]:
         folder = paths.scores(run["run"])
-        (folder / "manifest.json").write_text(json.dumps({"protocols": {"common": way}}))
         rows = "".join(f"common,test,{i},{f1 + 0.01 * i}\n" for i in range(2))
         (folder / "images.csv").write_text("protocol,split,id,f1\n" + rows)
+        second = "".join(f"common,{i},{0.75 + 0.01 * i}\n" for i in range(2))
+        (folder / "observer2.csv").write_text("protocol,id,f1\n" + second)
     return better + worse
 
 
 def test_every_pair_on_the_same_images_is_compared():
     runs = two_experiments()
     ledger.build("drive-paper", runs)
-    (row,) = read("comparisons").to_dict("records")
+    row, *_ = read("comparisons").to_dict("records")
     assert (row["a"], row["b"], row["dataset"]) == ("rga-drive", "rga-other", "drive")
     assert float(row["difference"]) == pytest.approx(0.1) and row["n_seeds"] == "3"
     assert row["p"] == row["p_holm"] == "0.500000"  # two images cannot say more
@@ -277,7 +280,26 @@ def test_every_pair_on_the_same_images_is_compared():
     for run in runs[3:]:
         run["split"] = "another"
     ledger.build("drive-paper", runs)
-    assert read("comparisons").empty
+    assert set(read("comparisons").b) == {"observer2"}
+
+
+def test_every_experiment_is_compared_with_the_second_observer():
+    runs = two_experiments()
+    ledger.build("drive-paper", runs)
+    found = read("comparisons").query("b == 'observer2'").set_index("a")
+    assert found.index.tolist() == ["rga-drive", "rga-other"]
+    assert found.difference.astype(float).tolist() == pytest.approx([0.05, -0.05])
+    assert set(found.p_holm) == {"1.000000"}  # a Holm of two, whatever the pairs of experiments
+    ends = found.loc["rga-drive", ["seeds_low", "seeds_high"]].astype(float).tolist()
+    f1 = read("scores").query("metric == 'f1' and protocol == 'common' and seed != 'observer2'")
+    known = f1[f1.experiment == "rga-drive"].value.astype(float) - 0.7881
+    assert ends == pytest.approx(stats.seed_interval(known.tolist()))
+    for run in runs:
+        metrics_json = paths.scores(run["run"]) / "metrics.json"
+        alone = {k: v for k, v in json.loads(metrics_json.read_text()).items() if k != "observer2"}
+        metrics_json.write_text(json.dumps(alone))
+    ledger.build("drive-paper", runs)
+    assert read("comparisons").b.tolist() == ["rga-other"]
 
 
 def test_every_run_stands_under_sixteen_protocols_and_has_a_calibration_curve():

@@ -75,6 +75,11 @@ def test_every_quote_of_the_texts_is_that_of_the_tables(root, monkeypatch):
         ("claim x-lite one", "not run: 0.01 (-0.01 to 0.03)"),
         ("claim x-lite two", "undecided"),
         ("verdict x-lite rga-3-11 f1", "reproduced"),
+        (
+            "verdicts x-lite",
+            "2 claims: 0 supported, 0 not supported, 1 undecided, 1 not run (1 of "
+            "them measured under a reduced budget)",
+        ),
     ],
 )
 def test_a_quote(tables, words, said):
@@ -131,6 +136,26 @@ def test_the_claims_of_a_paper(tables):
         "not run: lite only |"
     )
     assert lines[4] == "| It is small. | total | 37,685 | – | – | – | – | undecided |"
+
+
+def test_of_seeds_that_disagree_too_far_there_is_no_interval(tables):
+    path = tables / "claims.csv"
+    path.write_text(path.read_text().replace("0.002,0.018", "-0.2,1.1"))
+    assert "| -0.0100 to 0.0300 | wider than 0.1 | x-lite |" in quotes.claims("p", "x-lite")
+
+
+def test_what_was_trained_is_told_in_steps(tables):
+    settings = {
+        "epochs_run": 20,
+        "parameters.train.samples_per_epoch": 10,
+        "parameters.train.batch_size": 4,
+        "parameters.train.augment.crop": 64,
+        "parameters.train.optimiser.name": "sgd",
+        "parameters.train.optimiser.lr": 0.01,
+    }
+    with open(tables / "runs.csv", "a") as f:
+        f.writelines(f"a,0,{k},{v}\n" for k, v in settings.items())
+    assert quotes.training("x-lite").split("\n")[3:-1] == ["| a | 60 | 200 of 64x64 | sgd | 0.01 |"]
 
 
 def test_a_claim_is_shown_as_the_first_campaign_that_measured_it_has_it(tables):

@@ -63,6 +63,7 @@ def evidence(campaign, runs):
     pair = {"dataset": dataset, "metric": "f1", "a": a, "b": b, "difference": 0.004, "low": 0.001}
     pair |= {"high": 0.007, "p": 0.01, "p_holm": 0.03, "n_images": 4, "n_seeds": 2}
     pair |= {"seeds_low": 0.001, "seeds_high": 0.009}
+    second = pair | {"b": "observer2", "low": -0.001}
     kinds = itertools.product(
         ("fov", "frame"), ("native", "network"), ("pixels", "images"), ("0.5", "train")
     )
@@ -81,7 +82,7 @@ def evidence(campaign, runs):
     f1 = scores[scores.metric == "f1"]
     deep = [f1.assign(metric=m, value=v, ci_low=v - 1, ci_high=v + 1) for m, v in DEEP.items()]
     pd.concat([scores, *deep]).to_csv(folder / "scores.csv", index=False)
-    tables = {"claims": said, "comparisons": [pair], "sensitivity": moved, "audit": [row]}
+    tables = {"claims": said, "comparisons": [pair, second], "sensitivity": moved, "audit": [row]}
     for name, rows in tables.items():
         pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
 
@@ -392,8 +393,9 @@ def test_a_claim_has_its_interval_over_images_and_over_seeds(full):
        "seeds_high": -0.001}, 1)],
 )  # fmt: skip
 def test_a_pair_differs_over_images_and_over_seeds(change, differ):
-    row = {"dataset": "d", "difference": 0.004, "low": 0.001, "high": 0.007, "seeds_low": 0.001,
-           "seeds_high": 0.009, "p_holm": 0.03, "n_images": 20, "n_seeds": 3}  # fmt: skip
+    row = {"dataset": "d", "b": "x", "difference": 0.004, "low": 0.001, "high": 0.007,
+           "seeds_low": 0.001, "seeds_high": 0.009, "p_holm": 0.03, "n_images": 20,
+           "n_seeds": 3}  # fmt: skip
     (part,) = report.evidence.comparisons(pd.DataFrame([row | change]))
     assert part["differ"] == differ and part["testable"] and part["n_seeds"] == 3
 
@@ -401,6 +403,7 @@ def test_a_pair_differs_over_images_and_over_seeds(change, differ):
 def test_protocols_pairs_and_audit_are_tables(full):
     _, page, _, _ = full
     assert "On 4 images of drive, 1 of 1 pairs differ: over the images" in page.text
+    assert "On 4 images of drive, 0 of 1 networks differ from the second observer" in page.text
     assert "So few images cannot reach that level" in page.text  # 2 / 2^4 at least
     assert "net-a drive 0.8010 0.8000–0.8150" in page.text  # fov, native, pixels, train; all
     assert "rga-4-08 RGA chase_db1 ablation ✗ impossible" in page.text

@@ -487,6 +487,19 @@ def test_paired_leaves_out_images_that_are_undefined_and_needs_two(seeds):
     assert found["n_images"] == 1 and np.isnan(found["low"]) and found["difference"] > 0
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_experiment_is_paired_with_the_second_observer(toy, protocol):
+    write_maps(toy[1], SAME)
+    score(RUN, "toy", SAME, PROTOCOLS, dict.fromkeys("bcde", "test") | {"a": "train"})
+    folder = paths.scores(RUN)
+    known = files.read_json(folder / "metrics.json")
+    found = paired([folder, folder], None, protocol, "f1")
+    values = known[protocol]["f1"], known["observer2"][protocol]["f1"]
+    assert found["difference"] == pytest.approx(values[0] - values[1], abs=1e-7)
+    assert found["low"] < found["difference"] < found["high"]
+    assert (found["n_images"], found["n_seeds"]) == (4, 2)
+
+
 def test_paired_refuses_what_cannot_be_paired(seeds):
     a, b = seeds
     with pytest.raises(UserError, match="needs a scored run on either side"):

@@ -7,7 +7,8 @@ claims.csv   one row per claim of the papers whose experiments are in the campai
 comparisons.csv  every two experiments on the same test images, F1 under the common protocol:
              the difference a - b, its intervals over images (`low`, `high`) and over seeds, p of
              the paired test over images, and p adjusted by Holm for the number of pairs on that
-             dataset.
+             dataset; then every experiment and the second observer, `observer2`, with a Holm of
+             their own.
 sensitivity.csv  every run under all 16 protocols: how the protocol alone moves each metric.
 calibration.csv  of every run under the common protocol: bins of equal width, the mean probability
              in each and the share of vessel pixels.
@@ -195,25 +196,36 @@ def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | N
 
 
 def _comparisons(groups: list[list[dict]], measured: dict) -> list[dict]:
-    """Every pair of experiments with the same test images."""
+    """Every pair of experiments with the same test images, and each with the second observer."""
     out, sets = [], {}
     for group in groups:
         sets.setdefault((group[0]["dataset"], group[0]["split"]), []).append(group)
-    for (dataset, _), members in sets.items():
-        rows = []
-        for a, b in itertools.combinations(members, 2):
-            folders = ([paths.scores(run["run"]) for run in group] for group in (a, b))
-            found = stats.paired(*folders, "common", "f1")
-            names = {"a": a[0]["experiment"], "b": b[0]["experiment"]}
-            f1 = ([claims.value(r, "f1", measured, "common") for r in group] for group in (a, b))
-            ends = stats.seed_difference(*f1) or (None, None)
-            found |= dict(zip(("seeds_low", "seeds_high"), ends, strict=True))
-            rows.append({"dataset": dataset, "metric": "f1", **names, **found, "p_holm": math.nan})
-        tried = [row for row in rows if not math.isnan(row["p"])]
-        for row, p in zip(tried, stats.holm([row["p"] for row in tried]), strict=True):
-            row["p_holm"] = float(p)
-        out += rows
+    for members in sets.values():
+        seen = [g for g in members if measured[g[0]["run"]]["observer2"]]
+        for pairs in (itertools.combinations(members, 2), [(group, None) for group in seen]):
+            rows = [_compared(*pair, measured) for pair in pairs]
+            tried = [row for row in rows if not math.isnan(row["p"])]
+            for row, p in zip(tried, stats.holm([row["p"] for row in tried]), strict=True):
+                row["p_holm"] = float(p)
+            out += rows
     return out
+
+
+def _compared(a: list[dict], b: list[dict] | None, measured: dict) -> dict:
+    """One pair; b: None for the second observer, who has no seeds."""
+    folders = ([paths.scores(r["run"]) for r in group] if group else None for group in (a, b))
+    f1 = [[claims.value(r, "f1", measured, "common") for r in group] for group in (a, b or [])]
+    if b:
+        ends = stats.seed_difference(*f1)
+    else:
+        observer = measured[a[0]["run"]]["observer2"]["common"]["f1"]
+        ends = stats.seed_interval([value - observer for value in f1[0]])
+    return {
+        **stats.paired(*folders, "common", "f1"),
+        **dict(zip(("seeds_low", "seeds_high"), ends or (None, None), strict=True)),
+        "dataset": a[0]["dataset"], "metric": "f1", "a": a[0]["experiment"],
+        "b": b[0]["experiment"] if b else "observer2", "p_holm": math.nan,
+    }  # fmt: skip
 
 
 def _sensitivity(run: dict) -> list[dict]:

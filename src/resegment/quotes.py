@@ -14,8 +14,10 @@ Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   seeds CAMPAIGN EXPERIMENT                      how many there are
   table CAMPAIGN                                 every experiment under the common protocol, by the
                                                  images that it was scored on
+  training CAMPAIGN                              what every experiment was trained with
   claims PAPER CAMPAIGN [CAMPAIGN ...]           every claim of a paper, with what the first of the
                                                  campaigns that measured it found
+  verdicts CAMPAIGN [CAMPAIGN ...]               how many claims of all papers have which verdict
 PROTOCOL is common unless said. `resegment quote` brings files up to date; a test sees to it.
 """
 
@@ -27,6 +29,7 @@ from pathlib import Path
 import pandas as pd
 
 from resegment import files, paths, published, stats
+from resegment import verdicts as rules
 from resegment.errors import UserError
 
 OPENING = "<!-- = "
@@ -173,24 +176,61 @@ def table(campaign: str) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def training(campaign: str) -> str:
+    """Markdown: the steps, crops and learning rate of every experiment's first run."""
+    lines = ["| | steps | random crops | optimiser | learning rate |", "|---" * 5 + "|"]
+    for e, rows in _table(campaign, "runs").groupby("experiment", sort=False):
+        known = rows[rows.seed == rows.seed.iloc[0]].set_index("key").value
+        setting = known.filter(like="parameters.train.").rename(lambda k: k.split("train.", 1)[1])
+        n, batch = (int(setting[k]) for k in ("samples_per_epoch", "batch_size"))
+        epochs, side = int(known["epochs_run"]), setting["augment.crop"]
+        cells = (e, f"{epochs * -(-n // batch):,}", f"{epochs * n:,} of {side}x{side}",
+                 setting["optimiser.name"], setting["optimiser.lr"])  # fmt: skip
+        lines.append("|" + "".join(f" {cell} |" for cell in cells))
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _claims(campaigns: tuple[str, ...], **of: str) -> list[dict]:
+    """Every claim as the first campaign has it that measured it, and `where` that was."""
+    tables = [_rows(c, "claims", **of).fillna("").assign(where=c) for c in campaigns]
+    out = []
+    for _, known in pd.concat(tables).groupby("claim", sort=False):
+        measured = known[known.effect != ""]
+        out.append((known.assign(where="–") if measured.empty else measured).iloc[0].to_dict())
+    return out
+
+
 def claims(paper: str, *campaigns: str) -> str:
     """Markdown: a paper's claims in its order, with 95 % intervals over images and over seeds.
 
-    What a reduced budget measured of a claim stands there, with its name behind "not run".
+    What a reduced budget measured of a claim stands there, with its name behind "not run"; of an
+    interval over seeds that disagree too far to be judged (`verdicts.WIDE`), that it is so.
     """
     lines = ["| claim | metric | printed | measured | over images | over seeds | in | verdict |",
              "|---" * 8 + "|"]  # fmt: skip
-    tables = [_rows(c, "claims", paper=paper).fillna("").assign(where=c) for c in campaigns]
-    for _, known in pd.concat(tables).groupby("claim", sort=False):
-        measured = known[known.effect != ""]
-        row = (known.assign(where="–") if measured.empty else measured).iloc[0]
-        spans = (" to ".join(map(_figure, (row[low], row[high]))) if row[low] else "–"
+    for row in _claims(campaigns, paper=paper):
+        spans = (_span(row[low], row[high])
                  for low, high in (("low", "high"), ("seeds_low", "seeds_high")))  # fmt: skip
         reduced = f": {row['budget']} only" * (row["verdict"] == "not run" and row["effect"] != "")
         cells = (row["statement"], row["metric"], *map(_figure, (row["published"], row["effect"])),
                  *spans, row["where"], row["verdict"] + reduced)  # fmt: skip
         lines.append("|" + "".join(f" {cell} |" for cell in cells))
     return "\n" + "\n".join(lines) + "\n"
+
+
+def verdicts(*campaigns: str) -> str:
+    found = _claims(campaigns)
+    counts = [(said, sum(row["verdict"] == said for row in found)) for said in rules.CLAIM]
+    reduced = sum(row["verdict"] == "not run" and row["effect"] != "" for row in found)
+    return (f"{len(found)} claims: " + ", ".join(f"{n} {said}" for said, n in counts)
+            + f" ({reduced} of them measured under a reduced budget)")  # fmt: skip
+
+
+def _span(low: str, high: str) -> str:
+    if not low:
+        return "–"
+    wide = float(high) - float(low) > rules.WIDE
+    return f"wider than {rules.WIDE:g}" if wide else f"{_figure(low)} to {_figure(high)}"
 
 
 def _figure(number: str) -> str:
@@ -202,7 +242,8 @@ def _figure(number: str) -> str:
 
 
 KINDS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
-    score, each, images, observer, printed, verdict, claim, lead, cpu, seeds, table, claims
+    score, each, images, observer, printed, verdict, claim, lead, cpu, seeds, table, training,
+    claims, verdicts
 )}  # fmt: skip
 
 

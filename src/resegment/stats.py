@@ -248,16 +248,16 @@ def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
 
 def paired(
     folders_a: Sequence[str | Path],
-    folders_b: Sequence[str | Path],
+    folders_b: Sequence[str | Path] | None,
     protocol_name: str,
     metric: str,
 ) -> dict[str, float]:
     """What sets two experiments apart on the same test images: difference, low, high, p, n_images,
     n_seeds.
 
-    folders_a, folders_b: the scores folders of each one's seeds, as many as there are. metric: one
-    of metrics.METRICS or metrics.STRUCTURE. Values are averaged over seeds before anything is
-    compared, and the difference is a - b.
+    folders_a, folders_b: the scores folders of each one's seeds, as many as there are; None: b is
+    the second observer. metric: one of metrics.METRICS or metrics.STRUCTURE. Values are averaged
+    over seeds before anything is compared, and the difference is a - b.
 
     Where the protocol averages images (and for STRUCTURE): the mean over images of the difference,
     where both are defined, and its bootstrap over images. Where it pools pixels: the difference of
@@ -273,36 +273,42 @@ def paired(
     fewer. The interval is (nan, nan) for fewer than two images. Raises UserError if the folders do
     not hold the same images under the same protocol.
     """
-    groups = [[Path(f) for f in folders] for folders in (folders_a, folders_b)]
+    groups = [[Path(f) / "images.csv" for f in folders] for folders in (folders_a, folders_b or [])]
+    if folders_b is None:
+        groups[1] = [f.with_name("observer2.csv") for f in groups[0][:1]]  # all seeds met the same
     everyone = [*groups[0], *groups[1]]
     if not all(groups):
         raise UserError("a comparison needs a scored run on either side: score both experiments")
-    tables = {f: _images(f, protocol_name) for f in everyone}
-    meant = {f: _protocol(f, protocol_name) for f in everyone}
+    tables = {f: _images(f.parent, protocol_name, f.name) for f in everyone}
+    meant = {f: _protocol(f.parent, protocol_name) for f in everyone}
     first = everyone[0]
     for f in everyone:
         ids = [[row["id"] for row in tables[g]] for g in (first, f)]
         if not ids[0] or sorted(ids[0]) != sorted(ids[1]):
             raise UserError(
-                f"{first} and {f} do not hold the same test images under the protocol "
-                f"{protocol_name}: compare runs of one data set and split"
+                f"{first.parent} and {f.parent} do not hold the same test images under the "
+                f"protocol {protocol_name}: compare runs of one data set and split"
             )
         ways = [(meant[g].region, meant[g].space, meant[g].pooling) for g in (first, f)]
         if ways[0] != ways[1]:
             raise UserError(
-                f"{first} and {f} do not mean the same by the protocol {protocol_name}: "
-                "score both again"
+                f"{first.parent} and {f.parent} do not mean the same by the protocol "
+                f"{protocol_name}: score both again"
             )
         tables[f].sort(key=lambda row: row["id"])  # pairs by id, and equal draws for both
     per_image = [
-        np.array([mean(v) for v in zip(*(_column(tables[f], metric, f) for f in g), strict=True)])
+        np.array(
+            [mean(v) for v in zip(*(_column(tables[f], metric, f.parent) for f in g), strict=True)]
+        )
         for g in groups
     ]
     delta = per_image[0] - per_image[1]
     draws = np.vstack([np.ones(len(delta), int), resample(len(delta))])  # first the images as are
     if metric in metrics.METRICS and meant[first].pooling == "pixels":
         n = len(delta)
-        pooled = [[_pooled(f, tables[f], meant[f], metric, draws) for f in g] for g in groups]
+        pooled = [
+            [_pooled(f.parent, tables[f], meant[f], metric, draws) for f in g] for g in groups
+        ]
         samples = np.mean(pooled[0], axis=0) - np.mean(pooled[1], axis=0)
     else:
         n = int(np.count_nonzero(~np.isnan(delta)))
@@ -314,7 +320,7 @@ def paired(
         "high": high,
         "p": wilcoxon_p(*per_image),
         "n_images": n,
-        "n_seeds": min(map(len, groups)),
+        "n_seeds": min(len(group) for group in (groups[:1] if folders_b is None else groups)),
     }
 
 

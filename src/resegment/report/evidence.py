@@ -23,18 +23,22 @@ def claims(table: pd.DataFrame, found: list[dict]) -> list[dict]:
 
 
 def comparisons(table: pd.DataFrame) -> list[dict]:
-    """Paired tests by test set, with how many pairs differ (over images, over seeds and in the test
-    after Holm), and whether so few images could show it at all: Wilcoxon's least p is 2 / 2^n."""
+    """Paired tests by test set, those with the second observer apart, with how many pairs differ
+    (over images, over seeds and in the test after Holm), and whether so few images could show it at
+    all: Wilcoxon's least p is 2 / 2^n."""
     return [
         {
             "dataset": name,
             "n_images": n,
+            "observer": observer,
             "n_seeds": rows.n_seeds.max(),
             "rows": records(rows),
             "differ": sum(map(_differ, records(rows))),
             "testable": len(rows) * 2 / 2**n < verdicts.SIGNIFICANT,
         }
-        for (name, n), rows in table.groupby(["dataset", "n_images"], sort=False)
+        for (name, n, observer), rows in table.groupby(
+            ["dataset", "n_images", table.b == "observer2"], sort=False
+        )
     ]
 
 
