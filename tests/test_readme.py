@@ -33,7 +33,20 @@ dataset,metric,a,b,difference,low,high,seeds_low,seeds_high,p,p_holm,n_images,n_
 d,f1,a,b,-0.09,-0.1,-0.08,-0.12,0.01,0.0001,0.0004,20,2
 d,f1,a,c,0.01,0,0.02,,,0.5,0.5,20,1
 """
+SENSITIVITY = """\
+experiment,seed,region,space,pooling,threshold,metric,value
+a,0,fov,native,pixels,0.5,f1,0.80
+a,1,fov,native,pixels,0.5,f1,0.82
+a,0,frame,native,pixels,0.5,f1,0.78
+a,1,frame,native,pixels,0.5,f1,0.78
+b,0,fov,native,pixels,0.5,f1,0.70
+b,0,frame,native,pixels,0.5,f1,0.71
+"""
 LEDGER = "row,metric,verdict\nrga-3-11,f1,reproduced\n"
+VERDICTS = (
+    "2 claims 0 are supported, 0 are not supported, 1 are undecided, 1 are not run "
+    "(1 of them measured under a reduced budget)"
+)
 LEAD = "{} (images {}, seeds {}; p < 0.001 after Holm)"
 
 
@@ -43,7 +56,7 @@ def tables(tmp_path, monkeypatch, root):
     folder = tmp_path / "reports/x-lite"
     folder.mkdir(parents=True)
     texts = {"scores": SCORES, "runs": RUNS, "claims": CLAIMS, "comparisons": COMPARISONS,
-             "ledger": LEDGER}  # fmt: skip
+             "ledger": LEDGER, "sensitivity": SENSITIVITY}  # fmt: skip
     for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
     quotes._table.cache_clear()
@@ -75,11 +88,8 @@ def test_every_quote_of_the_texts_is_that_of_the_tables(root, monkeypatch):
         ("claim x-lite one", "not run: 0.01 (-0.01 to 0.03)"),
         ("claim x-lite two", "undecided"),
         ("verdict x-lite rga-3-11 f1", "reproduced"),
-        (
-            "verdicts x-lite",
-            "2 claims: 0 supported, 0 not supported, 1 undecided, 1 not run (1 of "
-            "them measured under a reduced budget)",
-        ),
+        ("verdicts x-lite", VERDICTS),
+        ("moved x-lite f1", "0.0100 to 0.0300"),
     ],
 )
 def test_a_quote(tables, words, said):

@@ -10,6 +10,8 @@ Between `<!-- = KIND WORDS -->` and `<!-- / -->` stands what KIND gives:
   verdict CAMPAIGN ROW METRIC                    what the ledger says of it
   claim CAMPAIGN CLAIM                           what the runs say of a claim: verdict and effect
   lead CAMPAIGN A B METRIC                       by how much A lies above B on the same images
+  moved CAMPAIGN METRIC                          0.0144 to 0.0238, by how much the protocol alone
+                                                 moves it, from experiment to experiment
   cpu CAMPAIGN EXPERIMENT                        440 to 507, CPU-seconds of its trainings
   seeds CAMPAIGN EXPERIMENT                      how many there are
   table CAMPAIGN                                 every experiment under the common protocol, by the
@@ -144,6 +146,14 @@ def lead(campaign: str, a: str, b: str, metric: str) -> str:
     return f"{found[0]} ({', '.join(found[1:])}; {p} after Holm)"
 
 
+def moved(campaign: str, metric: str) -> str:
+    rows = _rows(campaign, "sensitivity", metric=metric).astype({"value": float})
+    way = ["experiment", "region", "space", "pooling", "threshold"]
+    means = rows.groupby(way).value.mean().groupby("experiment")
+    apart = means.max() - means.min()
+    return f"{apart.min():.4f} to {apart.max():.4f}"
+
+
 def cpu(campaign: str, experiment: str) -> str:
     rows = _rows(campaign, "runs", experiment=experiment, key="cost.cpu_seconds")
     low, high = (f"{f(rows.value.astype(float)):,.0f}" for f in (min, max))
@@ -222,7 +232,7 @@ def verdicts(*campaigns: str) -> str:
     found = _claims(campaigns)
     counts = [(said, sum(row["verdict"] == said for row in found)) for said in rules.CLAIM]
     reduced = sum(row["verdict"] == "not run" and row["effect"] != "" for row in found)
-    return (f"{len(found)} claims: " + ", ".join(f"{n} {said}" for said, n in counts)
+    return (f"{len(found)} claims " + ", ".join(f"{n} are {said}" for said, n in counts)
             + f" ({reduced} of them measured under a reduced budget)")  # fmt: skip
 
 
@@ -242,8 +252,8 @@ def _figure(number: str) -> str:
 
 
 KINDS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
-    score, each, images, observer, printed, verdict, claim, lead, cpu, seeds, table, training,
-    claims, verdicts
+    score, each, images, observer, printed, verdict, claim, lead, moved, cpu, seeds, table,
+    training, claims, verdicts
 )}  # fmt: skip
 
 
