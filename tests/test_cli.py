@@ -57,6 +57,30 @@ def test_outside_a_checkout_it_says_where_to_stand(tmp_path):
     assert r.returncode == 1 and "root of a checkout" in r.stderr
 
 
+@pytest.mark.parametrize("words", [("quote",), ("plan",), ("models",), ("ingest", "sample")])
+def test_in_a_folder_of_a_checkout_it_names_the_root(root, words):
+    r = resegment(*words, cwd=root / "reports")
+    assert r.returncode == 1 and r.stderr.endswith(f"type the same in its root, {root}\n")
+
+
+def test_a_photograph_that_is_not_here_is_named_in_any_folder(root):
+    r = resegment("segment", "no.png", "--out", "maps", cwd=root / "reports")
+    assert r.returncode == 1 and "no.png is not here" in r.stderr
+
+
+def test_code_in_no_commit_is_code_that_differs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@x.example"]
+    Path("src").mkdir()
+    Path("src/old.py").touch()
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    Path("notes.txt").touch()
+    assert record.origin()["git_dirty"] is False
+    Path("src/new.py").touch()
+    assert record.origin()["git_dirty"] is True
+
+
 def test_light_verbs_do_not_import_torch(root):
     see = (
         "import sys; from resegment import cli, trace, ledger, fetch\nprint('torch' in sys.modules)"

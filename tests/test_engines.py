@@ -405,6 +405,16 @@ def test_a_missing_dataset_stops_only_what_needs_it(w):
     assert not {s for s in w.stale() if "sample" in s}
 
 
+def test_beside_a_dvc_at_work_snakemake_says_to_wait(w):
+    mine = {"pid": os.getpid(), "cmd": "dvc repro"}
+    held = {"write": {str(w.path / "params.yaml"): mine}, "read": {}}
+    (w.path / ".dvc/tmp/rwlock").write_text(json.dumps(held))
+    r = w.snakemake(ok=False)
+    said = r.stdout + r.stderr
+    assert r.returncode and "is at work in this checkout: wait until it ends" in said, said
+    assert "manually remove" not in said
+
+
 def test_both_engines_started_together_train_nothing_twice(w):
     w.rate("unet-drive", 0.2)
     first = w.start("snakemake --cores 2 --resources gpu=2")

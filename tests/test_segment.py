@@ -199,6 +199,9 @@ def test_what_is_transparent_is_black_and_an_opaque_alpha_is_nothing(tmp_path):
     found, remarks = photograph.read(saved(tmp_path / "b.png", np.dstack([image, alpha])))
     assert not found[:100].any() and np.array_equal(found[100:], image[100:])
     assert "transparent" in remarks[0]
+    alpha[:] = 128
+    found, remarks = photograph.read(saved(tmp_path / "c.png", np.dstack([image, alpha])))
+    assert np.array_equal(found, image) and "taken as opaque" in remarks[0]
 
 
 def test_a_grey_photograph_is_taken_with_a_remark(tmp_path):
@@ -414,6 +417,19 @@ def test_nothing_is_begun_where_results_would_meet(weights):
     Path("file").touch()
     assert isinstance(CliRunner().invoke(cli.app, ["segment", "in", "--out", "file"]).exception,
                       OSError)  # fmt: skip
+
+
+def test_what_a_folder_holds_besides_is_passed_over_and_said(weights):
+    saved("in/a.png", drawn_eye())
+    Path("in/sub").mkdir()
+    Path("in/lost.png").symlink_to("nowhere.png")
+    for name in ("b.webp", "c.txt", ".hidden"):
+        Path("in", name).touch()
+    said = CliRunner().invoke(cli.app, ["segment", "in", "--out", "in/maps"]).output
+    assert "passed over: 4 in folders that are no image file (b.webp, c.txt, lost.png, ...)" in said
+    assert len(summary("in/maps")) == 1
+    said = CliRunner().invoke(cli.app, ["segment", "in/a.png", "--out", "in/maps"]).output
+    assert "passed over" not in said
 
 
 def test_what_is_unusual_stands_in_the_summary(weights):

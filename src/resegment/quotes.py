@@ -48,6 +48,8 @@ def refresh(text: str, where: str) -> str:
     def one(found: re.Match) -> str:
         head, kind, words, _, end = found.groups()
         try:
+            if kind not in KINDS:
+                raise KeyError(f"{kind} is none of {', '.join(KINDS)}")
             return head + KINDS[kind](*words.split()) + end
         except (KeyError, TypeError, ValueError, FileNotFoundError, UserError) as e:
             line = text.count("\n", 0, found.start()) + 1

@@ -26,6 +26,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(data.data, name="data")
 
+ROOT = ("params.yaml", "dvc.yaml")
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
 Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
 On = Annotated[str | None, typer.Option(metavar="DATASET", help="one of the campaign's cross sets")]
@@ -320,7 +321,11 @@ def quote(
                      "default: README.md and reports/*.md")] = None,
     check: Annotated[bool, typer.Option("--check", help="only say which are out of step")] = False,
 ):  # fmt: skip
-    """Bring the numbers that texts quote from the tables up to date."""
+    """Bring the numbers that texts quote from the tables up to date.
+
+    Between <!-- = score drive-lite rga-drive f1 --> and <!-- / --> it writes that number;
+    src/resegment/quotes.py lists what else can stand there.
+    """
     from resegment import quotes
 
     texts = texts or [Path("README.md"), *sorted(Path("reports").glob("*.md"))]
@@ -382,8 +387,14 @@ def main():
 
 
 def _refuse(said: str) -> None:
-    """End with a sentence; a name in it that holds control characters commands no terminal."""
+    """End with a sentence; a name in it that holds control characters commands no terminal.
+
+    Below the root of a checkout every reason but one is misleading.
+    """
     from resegment.unpack import plain
 
+    roots = [p for p in Path.cwd().parents if all((p / f).is_file() for f in ROOT)]
+    if roots and not paths.PARAMS.exists() and sys.argv[1:2] != ["segment"]:
+        said = f"this folder is inside a checkout: type the same in its root, {roots[0]}"
     print("resegment:", "\n".join(map(plain, said.split("\n"))), file=sys.stderr)
     sys.exit(1)

@@ -174,6 +174,6 @@ def origin() -> dict:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     with contextlib.suppress(FileNotFoundError):
-        status = git("status", "--porcelain", "--untracked-files=no", "--", "src")
+        status = git("status", "--porcelain", "--untracked-files=all", "--", "src")
         return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(status)}
     return {"git_commit": None, "git_dirty": None}

@@ -66,6 +66,7 @@ def segment(
     from resegment.datasets import photograph
 
     found = photograph.chosen(images, out)
+    over = photograph.passed_over(images, out)
     out.mkdir(parents=True, exist_ok=True)
     with devices.claim(device) as where:
         from resegment import segment as stage
@@ -75,6 +76,9 @@ def segment(
         problems = stage.segment(found, name, out, where, engine)
     done = len(found) - len(problems)
     typer.echo(f"{out}: {done} of {len(found)} images by {name}{', summary.csv' * (done > 0)}")
+    if over:
+        names = ", ".join(plain(f.name) for f in over[:3]) + ", ..." * (len(over) > 3)
+        typer.echo(f"passed over: {len(over)} in folders that are no image file ({names})")
     for said in problems:
         print("resegment:", plain(said), file=sys.stderr)
     if problems:

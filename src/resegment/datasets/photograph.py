@@ -59,8 +59,7 @@ def chosen(given: Iterable[Path], out: Path) -> dict[str, Path]:
     for path in given:
         here = [path]
         if path.is_dir():
-            here = [f for f in sorted(path.iterdir()) if f.is_file()
-                    and f.suffix.lower()[1:] in KINDS and not f.name.startswith(".")]  # fmt: skip
+            here = [f for f in _visible(path) if _taken(f)]
             if not here:
                 raise UserError(f"{path} holds no image ({', '.join(KINDS)}): give a folder that "
                                 "does, or the files themselves")  # fmt: skip
@@ -81,6 +80,20 @@ def chosen(given: Iterable[Path], out: Path) -> dict[str, Path]:
             raise UserError(f"{other} and {file} would both become {file.stem}_mask.png: rename "
                             "one, or give each an --out of its own")  # fmt: skip
     return stems
+
+
+def passed_over(given: Iterable[Path], out: Path) -> list[Path]:
+    """What `chosen` does not take of folders: other kinds, folders in them, links to nowhere."""
+    inside = [f for path in given if path.is_dir() for f in _visible(path)]
+    return [f for f in inside if not _taken(f) and f.resolve() != out.resolve()]
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [f for f in sorted(folder.iterdir()) if not f.name.startswith(".")]
+
+
+def _taken(file: Path) -> bool:
+    return file.is_file() and file.suffix.lower()[1:] in KINDS
 
 
 def read(file: Path) -> tuple[np.ndarray, list[str]]:
@@ -132,14 +145,14 @@ def _decoded(data: np.ndarray, alpha: bool) -> tuple[np.ndarray, list[str]]:
     remarks = []
     if alpha:  # OpenCV says what is transparent only of pixels as they are stored
         stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if (
-            stored.ndim == 3
-            and stored.shape[2] == 4
-            and stored[..., 3].min() < stored[..., 3].max()
-        ):
-            share = stored[..., 3:] / np.float32(np.iinfo(stored.dtype).max)
-            pixels = (stored[..., 2::-1] * share).astype(stored.dtype)
-            remarks.append("transparent pixels are taken as black")
+        full = np.iinfo(stored.dtype).max
+        if stored.ndim == 3 and stored.shape[2] == 4 and stored[..., 3].min() < full:
+            if np.ptp(stored[..., 3]):
+                share = stored[..., 3:] / np.float32(full)
+                pixels = (stored[..., 2::-1] * share).astype(stored.dtype)
+                remarks.append("transparent pixels are taken as black")
+            else:
+                remarks.append("equally transparent everywhere: taken as opaque")
     if pixels.dtype == np.uint16:
         bits = max(8, int(pixels.max()).bit_length())  # cameras store 12 in 16, too
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / (2**bits - 1))

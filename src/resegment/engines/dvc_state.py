@@ -42,11 +42,11 @@ def stale() -> set[str]:
     """
     answer = subprocess.run([sys.executable, "-c", QUESTION], capture_output=True, text=True)
     if answer.returncode:
+        if "is busy" in answer.stderr or "Unable to acquire lock" in answer.stderr:
+            raise UserError("a dvc or snakemake is at work in this checkout: wait until it ends, "
+                            "then type the same again")  # fmt: skip
         reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UserError(
-            "DVC cannot say what is stale (is another dvc or snakemake at work here?), so nothing "
-            f"is planned: {reason}"
-        )
+        raise UserError(f"DVC cannot say what is stale, so nothing is planned: {reason}")
     return set(json.loads(answer.stdout.splitlines()[-1]))
 
 
