@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import fakes
 import pytest
@@ -199,3 +201,45 @@ def test_jpegs_are_kept_as_they_are(tmp_path):
     kept = Path("data/native/hrf/01_dr_image.jpg").read_bytes()
     assert kept == contents["images/01_dr.JPG"]
     assert "part" not in Path("data/native/hrf/manifest.csv").read_text()
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """A set whose images and masks have the same names, as its files come."""
+    reader = ModuleType("mine")
+    reader.IDS = ("eye1", "eye2")
+    reader.files = lambda id: {"image": f"images/{id}.png", "label": f"masks/{id}.png"}
+    reader.ids = lambda root: {id: registry.missing(root, reader.files(id)) for id in reader.IDS}
+    reader.read = None
+    monkeypatch.setitem(sys.modules, "resegment.datasets.mine", reader)
+    fields = "title access licence homepage cite files".split()
+    with open("data/registry/datasets.yaml", "a") as f:
+        f.write(f"mine: {{{''.join(f'{field}: x, ' for field in fields)}archives: []}}\n")
+    return {f: f.encode() for id in reader.IDS for f in reader.files(id).values()}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_files_of_one_name_are_told_by_their_folders(packing, mine, tmp_path):
+    result = fetch.add("mine", PACKINGS[packing](tmp_path / "my eyes", mine))
+    assert held("mine") == mine and result["usable"] == ["eye1", "eye2"] and result["next"] == ""
+
+
+def test_files_of_one_name_that_no_folder_tells_are_refused(mine, tmp_path):
+    source = fakes.folder(
+        tmp_path / "x", {f.replace("masks", "labels"): d for f, d in mine.items()}
+    )
+    with pytest.raises(
+        UserError, match="x/labels/eye1.png may be images/eye1.png or masks/eye1.png"
+    ):
+        fetch.add("mine", source)
+    assert held("mine") == {} and not Path("data/registry/mine.sha256").exists()
+    official("mine", mine)  # by their content they are known wherever they lie
+    assert len(fetch.add("mine", source)["usable"]) == 2 and held("mine") == mine
+
+
+def test_an_image_is_never_taken_for_its_missing_mask(mine, tmp_path):
+    root, reader = fakes.folder(tmp_path / "x", mine), registry.reader("mine")
+    (root / "masks/eye1.png").rename(root / "masks/EYE1.PNG")
+    assert registry.locate(root, "masks/eye1.png") == root / "masks/EYE1.PNG"
+    (root / "masks/eye2.png").unlink()
+    assert reader.ids(root) == {"eye1": None, "eye2": "label masks/eye2.png is missing"}

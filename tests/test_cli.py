@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resegment import cli, closure, devices
+from resegment import cli, closure, datasets, devices
 from resegment.cli import record
+from resegment.datasets import registry
 from resegment.errors import UserError
 
 
@@ -170,6 +171,23 @@ def test_a_plan_out_of_step_is_refused(checkout):
     with pytest.raises(UserError, match="run `resegment plan`"):
         with cli.held({}, dict, [], ()):
             pass
+
+
+def test_a_reader_that_imports_what_is_not_installed(checkout, monkeypatch):
+    reader = checkout / "resegment/datasets/mydata.py"
+    reader.parent.mkdir(parents=True)
+    reader.write_text("import nosuch.thing\n")
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(reader.parent)])
+    monkeypatch.setattr(closure, "PACKAGE", checkout / "resegment")
+    monkeypatch.setattr(record.planning, "check", lambda params: None)
+    said = f"{reader} imports nosuch, which is not installed: install it"
+    with pytest.raises(UserError, match=said):
+        with cli.held({}, dict, [], ("resegment.datasets.mydata",)):
+            pass
+    with pytest.raises(UserError, match=said):
+        registry.reader("mydata")
+    with pytest.raises(UserError, match="no reader for dataset 'yours'"):
+        registry.reader("yours")
 
 
 def test_a_lock_names_a_checkout_whose_name_is_no_text(tmp_path, monkeypatch, capsys):

@@ -116,6 +116,14 @@ def test_broken_registry(checkout):
         registry.load()
 
 
+def test_an_entry_without_its_fields_is_named(checkout):
+    with open("data/registry/datasets.yaml", "a") as f:
+        f.write("mydata:\n  title: my eyes\n  cite: none\n")
+    said = "mydata lacks access, licence, homepage, files, archives.: mend it"
+    with pytest.raises(UserError, match=f"datasets.yaml .*{said}"):
+        registry.load()
+
+
 # -- status
 
 

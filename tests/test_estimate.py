@@ -3,6 +3,7 @@
 import pytest
 
 from resegment import config, estimate, paths
+from resegment.errors import UserError
 from resegment.files import write_json
 
 
@@ -130,3 +131,14 @@ def test_finished_runs_of_the_same_kind_give_the_rate(params, tmp_path):
     slow, usual = (estimate.estimate(r, params.recipes[r["recipe"]]) for r in (like, run))
     assert slow.seconds == pytest.approx((slow.training + slow.drawing) / (macs / 4))
     assert usual.seconds == pytest.approx((usual.training + usual.drawing) / estimate.RATE)
+
+
+def test_a_split_that_is_missing_is_told_by_the_plan(params, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "split", lambda name: tmp_path / f"{name}.csv")
+    estimate.parts.cache_clear()
+    with pytest.raises(
+        UserError, match="stare.csv is missing: list in it, as id,split, .* of stare"
+    ):
+        estimate.parts("stare", "stare")
+    assert estimate.parts("isic2018", "isic2018").total() == 2594
+    estimate.parts.cache_clear()

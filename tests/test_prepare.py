@@ -2,12 +2,13 @@
 
 import csv
 import json
+import re
 
 import cv2
 import numpy as np
 import pytest
 
-from resegment import native, paths, prepare, variants
+from resegment import files, native, paths, prepare, variants
 from resegment.errors import UserError
 from resegment.geometry import restore, to_network, to_network_mask
 from resegment.ingest import ingest
@@ -152,6 +153,38 @@ def test_an_unknown_split_word_is_refused(sample):
     paths.split("sample").write_text("id,split\n01,training\n")
     with pytest.raises(UserError, match="train, val, test"):
         native.split("sample", "sample")
+
+
+def test_a_split_separated_by_semicolons_is_told_of_commas(sample):
+    paths.split("sample").write_text("id;split\n01;train\n")
+    with pytest.raises(
+        UserError, match="sample.csv separates its columns .*: save it with commas$"
+    ):
+        native.split("sample", "sample")
+
+
+@pytest.mark.parametrize(("table", "said"), [
+    ("01,train\n02,val\n", "sample.csv names no image of test"),
+    ("01,val\n02,test\n", "sample.csv names no image of train"),
+    ("01,train\n02,test\n03,val\n", "01 .train., 03 .val., 02 .test. are of one subject, anna"),
+])  # fmt: skip
+def test_a_split_that_proves_nothing_is_refused(sample, table, said):
+    rows = (paths.native("sample") / "manifest.csv").read_text()
+    rows = re.sub(r"^(0[123]),..,", r"\1,anna,", rows, flags=re.M)
+    (paths.native("sample") / "manifest.csv").write_text(rows)
+    order = sorted(table.splitlines(), key=lambda line: line.endswith("test"))
+    paths.split("sample").write_text("\n".join(["id,split", *order]) + "\n")
+    with pytest.raises(UserError, match=said):
+        prepare.prepare("sample", "sample", "plain", PLAIN, NATIVE)
+    assert not paths.prepared("sample", "plain").exists()
+
+
+def test_committed_splits_learn_from_nobody_whom_they_test(root):
+    subjects = {"chase_db1": 2, "monuseg": 12}  # the first letters of an id, as the readers say
+    for file in sorted((root / paths.SPLITS).glob("*.csv")):
+        splits = {row["id"]: row["split"] for row in files.table(file, "id", "split")}
+        end = subjects.get(file.stem.partition("-")[0])
+        prepare.separate(file, splits, {i: {"subject": i[:end]} for i in splits})
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -197,6 +198,23 @@ def test_palette_and_ill_scaled_labels(tmp_path):
     cv2.imwrite(str(tmp_path / path), fakes.mask(4, 30, 40) // 255)
     with pytest.raises(UserError, match="no grey value above 1, in the original inside is 255"):
         isic2018.read(tmp_path, "ISIC_0000000")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"label": np.full((121, 140), 255, np.uint8)}, "label of im0001 is uint8 .*: give bool"),
+    ({"label": np.ones((60, 70), bool)}, r"label of im0001 is bool .60, 70.: give bool .121, 140"),
+    ({"fov": None}, r"fov of im0001 is None: give bool .121, 140."),
+    ({"observer2": np.ones((121, 140))}, "observer2 of im0001 is float64"),
+    ({"image": np.zeros((121, 140), np.uint8)}, r"image of im0001 is uint8 .*uint8 .121, 140, 3."),
+    ({"id": "im0002"}, "im0001 gave the id 'im0002'"),
+])  # fmt: skip
+def test_a_record_that_is_none_is_not_ingested(change, said, empty_checkout, monkeypatch):
+    fakes.folder(Path("data/raw/stare"), fakes.stare_files())
+    read = stare.read
+    monkeypatch.setattr(stare, "read", lambda root, id: replace(read(root, id), **change))
+    with pytest.raises(UserError, match=f"datasets/stare.py: .*{said}"):
+        ingest.ingest("stare")
+    assert not Path("data/native/stare").exists()
 
 
 # -- splits

@@ -1,8 +1,12 @@
 """Which source files a piece of the package is made of: what a stage depends on as code."""
 
 import ast
+import importlib
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+
+from resegment.errors import UserError
 
 PACKAGE = Path(__file__).parent
 # Plumbing cannot change a number: what it yields (parameters, paths) is tracked by its value.
@@ -19,6 +23,19 @@ def module(name: str) -> Path:
     """The file of a module, or the folder of a package."""
     file = _file(name)
     return file.parent if file.name == "__init__.py" else file
+
+
+def load(name: str) -> ModuleType:
+    """Import a module of the package. Raises UserError where it imports what is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not _file(name):
+            raise
+        raise UserError(
+            f"{module(name)} imports {error.name}, which is not installed: install it in this "
+            "environment"
+        ) from None
 
 
 @cache

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from resegment import costs, files, models, native, paths, schema
 from resegment.datasets import registry, sample
+from resegment.errors import UserError
 from resegment.geometry import resized
 from resegment.models.layers import forward_padded
 from resegment.variants import operations
@@ -85,6 +86,9 @@ def parts(split: str, dataset: str) -> Counter:
     file, ingested = paths.split(split), paths.native(dataset) / "manifest.csv"
     if file.exists():
         return Counter(row["split"] for row in files.table(file, "split"))
+    if not hasattr(registry.reader(dataset), "layout"):  # no rule finds the split in the files
+        raise UserError(f"{file} is missing: list in it, as id,split, which images of {dataset} "
+                        "are train, val and test, then run `resegment plan` again")  # fmt: skip
     if ingested.exists():
         return Counter(row["part"] for row in files.table(ingested, "part"))
     return Counter(registry.get(dataset).images)

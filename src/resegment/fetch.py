@@ -106,13 +106,21 @@ def add(name: str, path: str | Path | Iterable[str | Path], *, unverified: bool 
                 f"{plain(str(p))} does not exist: give the archive or the folder that holds {name}"
             )
     with _workplace(paths.raw(name)) as tmp, tqdm(unit=" files", disable=None) as bar:
-        intake = Intake(name, unverified)
-        try:
+
+        def walk(problems: list[str]) -> Iterator[tuple[Path, str, str]]:
             for p in given:
                 outside = len(plain(str(p.parent / "x"))) - 1  # folders above it say nothing
-                for shown, source in Unpack(tmp, intake.problems).walk(p, plain(str(p))):
-                    intake.take(source, shown, shown[outside:] if p.name else shown)
-                    bar.update()
+                for shown, source in Unpack(tmp, problems).walk(p, plain(str(p))):
+                    yield source, shown, shown[outside:] if p.name else shown
+
+        intake = Intake(name, unverified)
+        if intake.any and any(len(same) > 1 for same in intake.names.values()):
+            for found in walk([]):
+                intake.doubt(*found)
+        try:
+            for found in walk(intake.problems):
+                intake.take(*found)
+                bar.update()
         finally:
             intake.record()
     intake.tell()
@@ -142,16 +150,17 @@ class Intake:
     """One `add`: decides file by file what is taken, and keeps the list of hashes in step."""
 
     def __init__(self, name: str, unverified: bool):
+        self.name = name
         self.folder, self.list = paths.raw(name), paths.registry(name)
         self.sums = sums.read(self.list)
         self.unverified = unverified
         self.any = unverified or not self.sums.official
-        reader = registry.reader(name)
-        known = [*self.sums.expected, *_needed(name, self.sums)]
-        names = {Path(file).name.lower(): file for file in known}
-        self.place = getattr(
-            reader, "place", lambda p: names.get(re.split(r"[/\\]", p.lower())[-1])
-        )
+        self.place = getattr(registry.reader(name), "place", None)
+        known = [] if self.place else [*self.sums.expected, *_needed(name, self.sums)]
+        self.ends = {file.lower(): file for file in known}
+        self.names: dict[str, list[str]] = {}  # two files may have the same name
+        for file in self.ends.values():
+            self.names.setdefault(Path(file).name.lower(), []).append(file)
         self.homes: dict[str, set[str]] = {}  # two files may have the same content
         for which in (self.sums.official, self.sums.unverified):
             for file, digest in which.items():
@@ -163,9 +172,30 @@ class Intake:
         self.rejected: dict[str, str] = {}
         self.problems: list[str] = []
 
+    def _named(self, inside: str) -> list[str]:
+        """The files of the set that one may be: by the end of its path, else by its name alone."""
+        if self.place:
+            return [file for file in [self.place(inside)] if file]
+        parts = re.split(r"[/\\]", inside.lower())
+        parts = [part for part in parts if part != f"{parts[-1]}.gz"]
+        for k in range(max(2, len(parts) - 1)):  # a name alone is a path right below PATH only
+            if (end := "/".join(parts[k:])) in self.ends:
+                return [self.ends[end]]
+        return self.names.get(parts[-1], [])
+
+    def doubt(self, source: Path, shown: str, inside: str) -> None:
+        """Raise UserError where neither content nor path tells which of two files this is."""
+        named = self._named(inside)
+        if len(named) > 1 and files.sha256(source) not in self.homes:
+            raise UserError(
+                f"{shown} may be {' or '.join(named)} of {self.name}: name its folder as there, or "
+                "leave it out"
+            )
+
     def take(self, source: Path, shown: str, inside: str) -> None:
         """Install `source` where its content or its name says. inside: `shown` from PATH on."""
-        digest, named = files.sha256(source), self.place(inside)
+        digest, named = files.sha256(source), self._named(inside)
+        named = named[0] if len(named) == 1 else None
         homes = self.homes.get(digest, set())
         for file in [named] if named in homes else sorted(homes):
             if self.sums.official.get(file) == digest:

@@ -196,6 +196,9 @@ def table(path: str | Path, *columns: str) -> list[dict[str, str]]:
         raise Unreadable(f"{path} is no table ({e}): {AGAIN}") from None
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     if absent := [c for c in columns if header.count(c) != 1]:
+        if any(mark in "".join(header) for mark in ";\t"):
+            raise Unreadable(f"{path} separates its columns by semicolons or tabs: save it with "
+                             "commas")  # fmt: skip
         raise Unreadable(f"{path} must have one column {absent[0]} in its first line: {AGAIN}")
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):

@@ -43,6 +43,7 @@ def ingest(dataset: str) -> None:
         rows = []
         for i in tqdm(usable, desc=f"ingest {dataset}", disable=None):
             record = source.read(root, i)
+            _check(record, i, source.__file__)
             masks = {"label": record.label, "fov": record.fov, "observer2": record.observer2}
             row = dict.fromkeys(COLUMNS, "") | {
                 "id": i, "subject": record.subject, "fov_source": record.fov_source,
@@ -63,6 +64,21 @@ def ingest(dataset: str) -> None:
         write_manifest(
             out, dataset=dataset, images=len(rows), **({"unverified": strange} if strange else {})
         )
+
+
+def _check(record: Record, id: str, file: str) -> None:
+    """Raise UserError where what the reader in `file` gave is not what `Record` promises."""
+    if record.id != id:
+        raise UserError(f"{file}: `read` of {id} gave the id {record.id!r}: give {id!r}")
+    size = np.shape(record.image)[:2]
+    for what in ("image", "label", "fov", "observer2"):
+        pixels, wanted = getattr(record, what), (*size, 3) if what == "image" else size
+        kind = "uint8" if what == "image" else "bool"
+        if pixels is None and what == "observer2":
+            continue
+        found = None if pixels is None else f"{np.asarray(pixels).dtype} {np.shape(pixels)}"
+        if found != f"{kind} {wanted}":
+            raise UserError(f"{file}: the {what} of {id} is {found}: give {kind} {wanted}")
 
 
 def _image(out: Path, record: Record) -> str:

@@ -11,6 +11,7 @@ itself (`pairs`): what stands here is the paper's set, to be looked at and used 
 import csv
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from resegment import native, paths, png, variants
 from resegment.enhance import enhance
+from resegment.errors import UserError
 from resegment.files import atomic_folder, write_manifest
 from resegment.geometry import to_network, to_network_mask
 
@@ -27,6 +29,8 @@ COLUMNS = ("sample", "id", "split", "operation", "angle", "image", "label", "fov
 def prepare(dataset: str, split: str, name: str, recipe: dict, geometry: dict) -> None:
     """Write data/prepared/<split>/<name>/: lossless uint8 pairs and where each came from."""
     rows, splits = native.manifest(dataset), native.split(split, dataset)
+    given = paths.split(split)
+    separate(given if given.exists() else paths.native(dataset) / "manifest.csv", splits, rows)
     learn = [i for i in rows if splits.get(i, "test") != "test"]
     cv2.setNumThreads(1)
     with atomic_folder(paths.prepared(split, name)) as out:
@@ -57,3 +61,21 @@ def prepare(dataset: str, split: str, name: str, recipe: dict, geometry: dict) -
             table.writeheader()
             table.writerows(row for rows in made for row in rows)
         write_manifest(out, dataset=dataset, split=split, pairs=sum(map(len, made)), recipe=recipe)
+
+
+def separate(file: Path, splits: dict[str, str], rows: dict[str, dict]) -> None:
+    """Raise UserError unless there is something to learn and to test, and no subject in both.
+
+    Training and validation may share one: CHASE_DB1's do.
+    """
+    for part in ("train", "test"):
+        if part not in splits.values():
+            raise UserError(f"{file} names no image of {part}: move one there, or add one")
+    known: dict[str, dict[str, str]] = {}
+    for i, part in splits.items():
+        known.setdefault(rows[i].get("subject") or i, {})[i] = part
+    for subject, parts in known.items():
+        if "test" in parts.values() and {*parts.values()} != {"test"}:
+            ids = ", ".join(f"{i} ({part})" for i, part in parts.items())
+            raise UserError(f"{file}: {ids} are of one subject, {subject}: let all of them be "
+                            "test, or none")  # fmt: skip

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib
 import os
 import shutil
 import subprocess
@@ -119,7 +118,7 @@ def held(
                         "manifest beside it names: make it again with `dvc repro -f --single-item "
                         f"{' '.join(makers)}`")  # fmt: skip
     for module in closure.modules(*roots):
-        importlib.import_module(module)
+        closure.load(module)
     other = changed()
     if not other:
         yield

@@ -5,10 +5,9 @@ by the content of its files, however it was packed.
 """
 
 import gzip
-import importlib
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import yaml
 
-from resegment import paths
+from resegment import closure, paths
 from resegment.datasets import header, sums
 from resegment.errors import UserError
 
@@ -79,11 +78,14 @@ class Dataset:
 
 @cache
 def _load(path: Path, stamp: int) -> dict[str, Dataset]:
-    entries = yaml.safe_load(path.read_text())
-    return {
-        name: Dataset(name, **{**entry, "archives": tuple(Archive(**a) for a in entry["archives"])})
-        for name, entry in entries.items()
-    }
+    entries, known = yaml.safe_load(path.read_text()), {}
+    needed = [f.name for f in fields(Dataset) if f.default is MISSING and f.name != "name"]
+    for name, entry in entries.items():
+        if lacking := [field for field in needed if field not in entry]:
+            raise ValueError(f"{name} lacks {', '.join(lacking)}")
+        archives = tuple(Archive(**a) for a in entry["archives"])
+        known[name] = Dataset(name, **{**entry, "archives": archives})
+    return known
 
 
 def load() -> dict[str, Dataset]:
@@ -96,7 +98,9 @@ def load() -> dict[str, Dataset]:
     except (yaml.YAMLError, TypeError, LookupError, AttributeError, ValueError,
             RecursionError) as error:  # fmt: skip
         why = " ".join(str(error).split())  # YAML speaks in several lines
-        raise UserError(f"{path} cannot be understood ({why}): restore it from git") from None
+        raise UserError(
+            f"{path} cannot be understood ({why}): mend it, or restore it from git"
+        ) from None
 
 
 def get(name: str) -> Dataset:
@@ -114,7 +118,7 @@ def reader(name: str) -> ModuleType:
     `place(name)` (datasets/isic.py).
     """
     try:
-        module = importlib.import_module(f"resegment.datasets.{name}")
+        module = closure.load(f"resegment.datasets.{name}")
     except ModuleNotFoundError:
         module = None
     if not (hasattr(module, "ids") and hasattr(module, "read")):
@@ -126,23 +130,27 @@ def locate(root: Path, name: str) -> Path | None:
     """Where `name` lies below `root`, or None.
 
     Copies differ in the case of names, in their folders and in packing (.gz): what counts then is
-    the file's own name, where just one file has it.
+    the end of the path, else the file's own name, where just one file has it.
     """
     if (root / name).is_file():
         return root / name
-    found = [p for p in root.rglob("*") if _fold(p.name) == _fold(name) and p.is_file()]
+    end = _fold(f"/{name}")
+    found = [p for p in root.rglob("*") if _fold(p.name) == end.rpartition("/")[2] and p.is_file()]
+    found = [p for p in found if _fold(p.as_posix()).endswith(end)] or found
     return found[0] if len(found) == 1 else None
 
 
 def _fold(name: str) -> str:
-    return name.rpartition("/")[2].lower().removesuffix(".gz")
+    return name.lower().removesuffix(".gz")
 
 
 def missing(root: Path, files: dict[str, str]) -> str | None:
     """The first of `files` (what it is -> relative path) that root lacks, as a reason, or None."""
+    found = {name: locate(root, name) for name in files.values()}
     for what, name in files.items():
-        if not locate(root, name):
-            return f"{what} {name} is missing"
+        others = [path for other, path in found.items() if other != name]
+        if not found[name] or found[name] != root / name and found[name] in others:
+            return f"{what} {name} is missing"  # images/1.png is no masks/1.png
     return None
 
 
