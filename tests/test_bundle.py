@@ -201,7 +201,7 @@ def test_runs_are_named_by_id_or_campaign_and_ordered_by_initial(root):
     assert "sample-smoke/rga-drive/s0" in ids
     for run in chosen:
         assert not run["initial"] or ids.index(run["initial"]) < ids.index(run["run"])
-    with pytest.raises(UserError, match="no run or campaign 'papers-chase'"):
+    with pytest.raises(UserError, match="'papers-chase' .*: did you mean papers-chase-paper[?]"):
         bundle.chosen(params, ["papers-chase"])
 
 

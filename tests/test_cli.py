@@ -126,6 +126,8 @@ def test_a_published_row_is_followed_into_campaigns_that_are_not_active(checkout
         ("split: chase_db1-8-20\n", "split: chase_db1-8\n", "no data/splits/chase_db1-8.csv"),
         ("rga-2-08", "rga-2-98", "no row 'rga-2-98' .*did you mean"),
         ("dataset: sample\n", "dataset: samples\n", "campaigns.sample: no reader for"),
+        ("{width: 8,", "{widht: 8,", "experiments.unet-drive.model.options.widht is none of the "),
+        ("unet: {options: {width: 8,", "unet: {options: {width: eight,", "width is 'eight', where"),
     ],
 )
 def test_a_plan_that_names_what_is_not_there_is_not_written(checkout, root, old, new, said):
@@ -138,6 +140,28 @@ def test_a_plan_that_names_what_is_not_there_is_not_written(checkout, root, old,
     assert r.returncode == 1 and re.search(said, r.stderr), r.stderr
     assert len(r.stderr.splitlines()) == 1
     assert (checkout / "dvc.yaml").read_text() == "as before"
+
+
+def test_options_of_no_network_are_no_plan_in_step(checkout):
+    text = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(text.replace("{width: 8,", "{widht: 8,", 1))
+    r = resegment("plan", "--check", cwd=checkout)
+    assert r.returncode == 1 and "options.widht is none of the options of unet" in r.stderr
+
+
+def test_a_plan_says_which_runs_train_alike(checkout, root):
+    (checkout / "data/published").symlink_to(root / "data/published")
+    text = (checkout / "params.yaml").read_text()
+    other = "unet-drive-lr: {dataset: drive, recipe: native, model: *small-unet, protocol: common,"
+    train = "train: {<<: *train, optimiser: {lr: 0.0001}}}"
+    text = text.replace("  unet-chase:\n", f"  {other}\n    {train}\n  unet-chase:\n")
+    campaign = "campaigns:\n  own: {experiments: [unet-drive, unet-drive-lr], seeds: [0], "
+    text = text.replace("campaigns:  ", f"{campaign}budget: smoke}}\n  #")
+    text = text.replace("active: [sample]", "active: [own]")
+    (checkout / "params.yaml").write_text(text)
+    r = resegment("plan", cwd=checkout)
+    assert r.returncode == 0 and r.stdout.startswith("dvc.yaml written"), r.stderr
+    assert "own-smoke: unet-drive-lr trains exactly as unet-drive does" in r.stderr
 
 
 def test_a_stage_whose_parameters_change_fails(checkout):

@@ -147,6 +147,11 @@ def test_a_run_without_weights_is_one_sentence(checkout):
     assert not (checkout / "a.onnx").exists()
 
 
+def test_a_campaign_is_no_run(checkout):
+    answer = CliRunner().invoke(cli.app, ["export", "sample-smoke"])
+    assert "sample-smoke is a campaign: name one of its runs" in str(answer.exception)
+
+
 def test_the_engine_is_a_tracked_parameter_of_the_maps_and_not_of_the_weights(root):
     tree = yaml.safe_load((root / "params.yaml").read_text())
     assert tree["inference"]["whole"]["engine"] == "torch"

@@ -62,8 +62,10 @@ def chosen(params: schema.Params, names: list[str]) -> list[dict]:
     known = config.runs(params, tuple(params.campaigns))
     for name in names:
         if not any(name in (r["run"], r["campaign"]) for r in known):
-            raise UserError(f"no run or campaign {name!r} in {paths.PARAMS}: `resegment plan "
-                            "--list` shows them all")  # fmt: skip
+            campaign = params.campaigns.get(name)
+            meant = f"did you mean {name}-{campaign.budget}? " if campaign else ""
+            raise UserError(f"no run or campaign {name!r} in {paths.PARAMS}: {meant}`resegment "
+                            "plan --list` shows them all")  # fmt: skip
     picked = {r["run"]: r for r in known if r["run"] in names or r["campaign"] in names}
 
     def before(run: dict | None) -> int:

@@ -7,6 +7,7 @@ plain dictionaries, which is all that training, prediction and scoring ever see.
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -33,30 +34,54 @@ def _parsed(text: str, path: str) -> Params:
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no mapping: it needs the keys {', '.join(_KEYS)}")
     params = _validated(Params, tree, path)
+    for budget, b in params.budgets.items():
+        for part, reduction in b.parts().items():
+            at = f"budgets.{budget}{part}.train"
+            _validated(Train, _LEAST | reduction.train, path, at)
     runs(params, tuple(params.campaigns))  # an experiment must make sense under its budget, too
     return params
 
 
 _KEYS = [f.alias or name for name, f in Params.model_fields.items()]
+_LEAST = {"epochs": 1, "batch_size": 1, "loss": {"bce": 1.0}}  # what a part of a training lacks
 
 
-def _validated(model: type[Section], tree: dict, where: str):
+def _validated(model: type[Section], tree: dict, where: str, at: str = ""):
     """The tree as JSON has it: a number is no text, and true is no number."""
     try:
         return model.model_validate_json(json.dumps(tree))
     except ValidationError as e:
-        lines = [
-            ": ".join(
-                [
-                    where,
-                    *([".".join(map(_plain, x["loc"]))] if x["loc"] else []),
-                    x["msg"].removeprefix("Value error, "),
-                ]
-            )  # fmt: skip
-            for x in e.errors(include_url=False)
-        ]
+        lines = [": ".join([where, *_said(model, x, at)]) for x in e.errors(include_url=False)]
         more = f"\n{where}: and {len(lines) - 8} mistakes more" if len(lines) > 8 else ""
         raise UserError("\n".join(lines[:8]) + more) from None
+
+
+def _said(model: type[Section], error: dict, at: str) -> list[str]:
+    """Where below `at` a mistake is, if anywhere, and what it is."""
+    loc, kind = list(error["loc"]), error["type"]
+    of_key = loc[-1:] == ["[key]"] and kind != "extra_forbidden"  # pydantic's word for a key
+    loc = loc[:-1] if of_key else loc
+    said = error["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        said = f"is none of the keys here: {', '.join(_keys(model, loc[:-1]))}"
+    elif kind == "literal_error" and of_key:
+        said = f"is none of {error['ctx']['expected']}"
+    elif kind == "string_pattern_mismatch":
+        said = (
+            f"{error['input'][:40]!r} must be small letters, digits, - and _, and no - or _ first"
+        )
+    place = ".".join([*([at] if at else []), *map(_plain, loc)])
+    return [place, said] if place else [said]
+
+
+def _keys(model: type[Section], loc: list[str | int]) -> list[str]:
+    """The keys of the section that stands at `loc` below one of `model`."""
+    if not loc:
+        return [f.alias or name for name, f in model.model_fields.items()]
+    field = next(f for n, f in model.model_fields.items() if loc[0] in (n, f.alias))
+    many = get_origin(field.annotation) is dict  # name: section
+    within = get_args(field.annotation)[1] if many else field.annotation
+    return _keys(within, loc[2 if many else 1 :])
 
 
 def _plain(key: str | int) -> str:

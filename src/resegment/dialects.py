@@ -23,6 +23,8 @@ ALIKE = {  # how a value is written that both read alike
     "merge": re.compile("<<"),
 }
 NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)([eE][-+]?\d+)?|[-+]?0o?[0-7_]+")  # of 1.2
+GLUED = re.compile(r"[A-Za-z_][\w-]*:[^\s:]\S*")
+SPACE = "{!r} needs a space after its colon, or quotes"
 
 
 class Loader(Plain):
@@ -34,15 +36,19 @@ Loader.add_implicit_resolver(f"{TAG}float", ALIKE["float"], list("-0123456789"))
 
 def read(text: str, where: str) -> object:
     """The tree in `text`. Raises UserError with `where` and the line of the first mistake."""
-    levels, loader = [], Loader(text)
+    levels, anchors, loader = [], set(), Loader(text)
     try:
         for event in yaml.parse(text, Loader):  # before anything recurses
             if isinstance(event, yaml.CollectionStartEvent):
                 levels.append(event.flow_style)
             elif isinstance(event, yaml.CollectionEndEvent):
                 levels.pop()
-            elif isinstance(event, yaml.ScalarEvent) and any(levels):
-                _apart(event)
+            elif isinstance(event, yaml.ScalarEvent):
+                _apart(event, any(levels))
+            elif isinstance(event, yaml.AliasEvent) and event.anchor not in anchors:
+                raise _wrong(event, f"*{event.anchor} stands for nothing: no &{event.anchor} is "
+                             "above it")  # fmt: skip
+            anchors.add(getattr(event, "anchor", None))
             if len(levels) > DEPTH:
                 raise _wrong(event, f"more than {DEPTH} levels, one in the other")
         node = loader.get_single_node()
@@ -52,8 +58,7 @@ def read(text: str, where: str) -> object:
             raise _wrong(node, f"its aliases stand for more than {SIZE:,} values")
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as e:
-        line = f", line {e.problem_mark.line + 1}" if e.problem_mark else ""
-        said = " ".join(f"{e.context or ''} {e.problem}".split())
+        line, said = _plainly(e, text.splitlines())
         raise UserError(f"{where}{line}: {said}") from None
     except yaml.YAMLError as e:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(e).split())}") from None
@@ -65,11 +70,30 @@ def _wrong(at: yaml.Node | yaml.Event, said: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=said, problem_mark=at.start_mark)
 
 
-def _apart(event: yaml.ScalarEvent) -> None:
-    """Raise where DVC's reader does: a colon within a plain word between brackets."""
-    if not event.style and ":" in event.value:
-        said = f"{event.value[:40]!r} needs a space after its colon, or quotes"
-        raise _wrong(event, said)
+def _plainly(e: yaml.MarkedYAMLError, lines: list[str]) -> tuple[str, str]:
+    """The line and the mistake: a tab, or a colon that nothing follows, by more than where the
+    reader stumbles."""
+    if not e.problem_mark:
+        return "", " ".join(f"{e.context or ''} {e.problem}".split())
+    at = e.problem_mark.line
+    if re.match(r" *\t", "".join(lines[at : at + 1])):
+        return f", line {at + 1}", "a tab: indent with spaces"
+    if "expected ':'" in e.problem or "mapping values" in e.problem:
+        for near in range(at, max(at - 2, -1), -1):
+            if glued := GLUED.match("".join(lines[near : near + 1]).strip()):
+                return f", line {near + 1}", SPACE.format(glued[0][:40])
+    return f", line {at + 1}", " ".join(f"{e.context or ''} {e.problem}".split())
+
+
+def _apart(event: yaml.ScalarEvent, brackets: bool) -> None:
+    """Raise where DVC's reader does, at a colon within a plain word between brackets; and where
+    `key:value` was written for `key: value`."""
+    if event.style:
+        return
+    if brackets and ":" in event.value:
+        raise _wrong(event, SPACE.format(event.value[:40]))
+    if glued := GLUED.match(event.value):
+        raise _wrong(event, SPACE.format(glued[0][:40]))
 
 
 def _size(node: yaml.Node, known: dict[int, int | None]) -> int:

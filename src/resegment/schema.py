@@ -178,6 +178,12 @@ class Budget(Reduction):
     models: dict[Name, Reduction] = Field({}, description="laid over it for a model of that name")
     experiments: dict[Name, Reduction] = Field({}, description="in place of that, for one of them")
 
+    def parts(self) -> dict[str, Reduction]:
+        """{where below the budget, "" for itself: what is replaced there}."""
+        of_models = {f".models.{m}": r for m, r in self.models.items()}
+        of_experiments = {f".experiments.{e}": r for e, r in self.experiments.items()}
+        return {"": self, **of_models, **of_experiments}
+
 
 class Campaign(Section):
     experiments: Names = Field(min_length=1)
@@ -234,9 +240,7 @@ class Params(Section):
                 network(name, f"budgets.{key}.models")
             for name in budget.experiments:
                 known(name, "experiments", f"budgets.{key}.experiments")
-            parts = {"": budget} | {f".models.{m}": r for m, r in budget.models.items()}
-            parts |= {f".experiments.{e}": r for e, r in budget.experiments.items()}
-            for part, reduction in parts.items():
+            for part, reduction in budget.parts().items():
                 for name in (*reduction.recipes, *reduction.recipes.values()):
                     known(name, "recipes", f"budgets.{key}{part}.recipes")
                 if reduction.inference:

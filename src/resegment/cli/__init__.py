@@ -56,17 +56,19 @@ def with_splits(runs: list[dict]) -> list[dict]:
 @app.command()
 def plan(
     list_: Annotated[bool, typer.Option("--list", help="show every run of every campaign")] = False,
-    check: Annotated[bool, typer.Option("--check", help="only say whether dvc.yaml is in step"),
+    check: Annotated[bool, typer.Option("--check", help="write nothing: is all of it in step?"),
                      ] = False,
 ):  # fmt: skip
     """Bring dvc.yaml into step with params.yaml, and say what its campaigns will cost."""
     params = config.load()
     if check:
         planning.check(params)
-        return
     from resegment import estimate
     from resegment.engines import leftovers
 
+    estimate.sound(params)
+    if check:
+        return
     if list_:
         for run in config.runs(params, tuple(params.campaigns)):
             active = run["campaign"].removesuffix(f"-{run['budget']}") in params.active
@@ -76,11 +78,14 @@ def plan(
         typer.echo(estimate.summary(config.runs(params, tuple(params.campaigns)), params))
         return
     planning.sensible(params)
+    costs = estimate.summary(config.runs(params), params)  # before anything is written
     leftovers.mend()
     changed = planning.write(params)
     count = len(planning.stages(params))
     typer.echo(f"dvc.yaml {'written' if changed else 'is in step'}: {count} stages")
-    typer.echo(estimate.summary(config.runs(params), params))
+    typer.echo(costs)
+    for line in planning.alike(params):
+        print(line, file=sys.stderr)
 
 
 @app.command()

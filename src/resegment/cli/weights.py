@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from resegment import config, devices
+from resegment import config, devices, paths
 from resegment.cli.record import alone
 from resegment.errors import UserError
 
@@ -18,8 +18,13 @@ def export(
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="default: RUN.onnx, here")] = None,
 ):
     """Write a network with its weights to an ONNX file, and compare its maps with torch's."""
-    from resegment import exported
+    from resegment import exported, shipped
 
+    if "/" not in name and name not in shipped.names() and paths.PARAMS.exists():
+        params = config.load()
+        if name in (f"{key}-{c.budget}" for key, c in params.campaigns.items()):
+            raise UserError(f"{name} is a campaign: name one of its runs, as `resegment plan "
+                            "--list` shows them")  # fmt: skip
     file = to or Path(f"{name.replace('/', '-')}.onnx")
     off = (exported.write(config.find(config.load(), name), file) if "/" in name
            else exported.of_shipped(name, file))  # fmt: skip

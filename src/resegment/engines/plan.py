@@ -11,7 +11,7 @@ import yaml
 
 from resegment import closure, config, paths, schema
 from resegment.errors import UserError
-from resegment.files import atomic
+from resegment.files import atomic, fingerprint
 
 DVC_YAML = Path("dvc.yaml")
 HEADER = """\
@@ -30,7 +30,8 @@ def code(*modules: str) -> list[str]:
 def templates() -> dict[str, dict]:
     """The stages that stand once for each item; ${key} is the item's name."""
     native, split = "data/native/${item.dataset}", "${item.split}"
-    model = ["experiments.${item.experiment}.model", "recipes.${item.recipe}", "${item.own}"]
+    model = ["experiments.${item.experiment}.model", "${item.options}", "recipes.${item.recipe}",
+             "${item.own}"]  # fmt: skip
     network = "src/resegment/models/${item.model}"  # a module, or a folder that holds nothing else
     prepare = {
         "cmd": "exec resegment prepare ${key}",
@@ -124,12 +125,45 @@ def reductions(params: schema.Params, run: dict) -> dict[str, str]:
     budget, at = params.budgets[run["budget"]], f"budgets.{run['budget']}"
     usual = f"experiments.{run['experiment']}.train"
     shared = f"{at}.train" if "train" in budget.model_fields_set else usual
+    model = f"experiments.{run['experiment']}.model"
+    options = f"{at}.options" if "options" in budget.model_fields_set else model
     own = shared
     if run["experiment"] in budget.experiments:
         own = f"{at}.experiments.{run['experiment']}"
     elif run["model"]["name"] in budget.models:
         own = f"{at}.models.{run['model']['name']}"
-    return {"shared": shared, "own": own}
+    return {"shared": shared, "own": own, "options": options}
+
+
+def alike(params: schema.Params) -> list[str]:
+    """A line for each two experiments of an active campaign between which its budget leaves no
+    difference to a training's weights."""
+    lines = []
+    for name in params.active:
+        campaign, first = params.campaigns[name], {}
+        for experiment in campaign.experiments:
+            run = config.resolve(params, name, experiment, campaign.seeds[0])
+            same = first.setdefault(fingerprint(config.trained_by(run)), experiment)
+            if replaced := _apart(params.experiments[same], params.experiments[experiment]):
+                lines.append(
+                    f"{run['campaign']}: {experiment} trains exactly as {same} does: "
+                    f"budgets.{campaign.budget} replaces what sets them apart ({replaced}); put it "
+                    f"under budgets.{campaign.budget}.experiments.{experiment}"
+                )
+    return lines
+
+
+def _apart(one: schema.Experiment, other: schema.Experiment) -> str:
+    """The parts of two experiments that a budget can replace and that differ."""
+    a, b = ({"recipe": e.recipe, **_flat("train", e.train.model_dump()),
+             **_flat("model.options", e.model.options)} for e in (one, other))  # fmt: skip
+    return ", ".join(k for k in {**a, **b} if a.get(k) != b.get(k))
+
+
+def _flat(at: str, tree: dict) -> dict[str, object]:
+    parts = [_flat(f"{at}.{k}", v) if isinstance(v, dict) and k != "loss" else {f"{at}.{k}": v}
+             for k, v in tree.items()]  # fmt: skip
+    return {k: v for part in parts for k, v in part.items()}
 
 
 def split_file(name: str, dataset: str) -> str:
