@@ -217,7 +217,9 @@ def test_engines_exclude_each_other(w):
     process = w.start(f"dvc repro train@{UNET}")
     wait_for(lambda: checkpoints(w))
     r = w.sh("snakemake -n", ok=False)
-    assert r.returncode and "nothing is planned" in r.stdout + r.stderr
+    said = r.stdout + r.stderr
+    assert r.returncode and "is at work in this checkout: wait until it ends" in said, said
+    assert "manually remove" not in said
     assert process.wait() == 0
     w.snakemake()
     trained = [line for line in w.ran() if line.startswith("train")]
@@ -403,16 +405,6 @@ def test_a_missing_dataset_stops_only_what_needs_it(w):
     assert r.returncode and "resegment data add drive PATH" in r.stdout + r.stderr
     assert set(verbs(UNET)) < set(w.ran())  # the sample campaign was finished all the same
     assert not {s for s in w.stale() if "sample" in s}
-
-
-def test_beside_a_dvc_at_work_snakemake_says_to_wait(w):
-    mine = {"pid": os.getpid(), "cmd": "dvc repro"}
-    held = {"write": {str(w.path / "params.yaml"): mine}, "read": {}}
-    (w.path / ".dvc/tmp/rwlock").write_text(json.dumps(held))
-    r = w.snakemake(ok=False)
-    said = r.stdout + r.stderr
-    assert r.returncode and "is at work in this checkout: wait until it ends" in said, said
-    assert "manually remove" not in said
 
 
 def test_both_engines_started_together_train_nothing_twice(w):

@@ -63,10 +63,10 @@ def plan(
     params = config.load()
     if check:
         planning.check(params)
-    from resegment import estimate
+    from resegment import estimate, sound
     from resegment.engines import leftovers
 
-    estimate.sound(params)
+    sound.check(params)
     if check:
         return
     if list_:
