@@ -398,10 +398,9 @@ def _refuse(said: str) -> None:
     """
     from resegment.unpack import plain
 
-    if not paths.PARAMS.exists() and sys.argv[1:2] != ["segment"]:
-        with contextlib.suppress(OSError):  # the folder may be gone
-            for root in Path.cwd().parents:
-                if all((root / f).is_file() for f in ROOT):
-                    said = f"this folder is inside a checkout: type the same in its root, {root}"
+    with contextlib.suppress(OSError):  # the folder may be gone
+        roots = [p for p in Path.cwd().parents if all((p / f).is_file() for f in ROOT)]
+        if roots and not paths.PARAMS.exists() and sys.argv[1:2] != ["segment"]:
+            said = f"this folder is inside a checkout: type the same in its root, {roots[0]}"
     print("resegment:", "\n".join(map(plain, said.split("\n"))), file=sys.stderr)
     sys.exit(1)
