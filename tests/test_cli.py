@@ -59,9 +59,14 @@ def test_outside_a_checkout_it_says_where_to_stand(tmp_path):
 
 
 @pytest.mark.parametrize("words", [("quote",), ("plan",), ("models",), ("ingest", "sample")])
-def test_in_a_folder_of_a_checkout_it_names_the_root(root, words):
-    r = resegment(*words, cwd=root / "reports")
-    assert r.returncode == 1 and r.stderr.endswith(f"type the same in its root, {root}\n")
+def test_in_a_folder_of_a_checkout_it_names_the_root_and_makes_nothing(tmp_path, words):
+    for name in cli.ROOT:
+        (tmp_path / name).touch()
+    (tmp_path / "sub").mkdir()
+    r = resegment(*words, cwd=tmp_path / "sub")
+    assert r.returncode == 1 and r.stderr.endswith(f"type the same in its root, {tmp_path}\n")
+    assert not list((tmp_path / "sub").iterdir())
+    assert resegment(words[0], "--help", cwd=tmp_path / "sub").returncode == 0
 
 
 def test_a_photograph_that_is_not_here_is_named_in_any_folder(root):

@@ -27,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data.data, name="data")
 
 ROOT = ("params.yaml", "dvc.yaml")
+ANYWHERE = ("segment", "export", "schema")  # verbs that need no checkout
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
 Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
 On = Annotated[str | None, typer.Option(metavar="DATASET", help="one of the campaign's cross sets")]
@@ -381,6 +382,7 @@ def main():
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # that HOME cannot keep its cache
     files.open_streams()
     try:
+        _at_the_root()
         leftovers.under_dvc()
         app()
     except UserError as e:
@@ -391,16 +393,22 @@ def main():
         _refuse(files.trouble(e))
 
 
-def _refuse(said: str) -> None:
-    """End with a sentence; a name in it that holds control characters commands no terminal.
+def _at_the_root() -> None:
+    """Raise UserError below the root of a checkout, before a verb makes anything there."""
+    words = sys.argv[1:]
+    if not words or words[0] in ANYWHERE or "--help" in words or paths.PARAMS.exists():
+        return
+    with contextlib.suppress(OSError):  # the folder may be gone
+        for root in Path.cwd().parents:
+            if all((root / f).is_file() for f in ROOT):
+                raise UserError(
+                    f"this folder is inside a checkout: type the same in its root, {root}"
+                )
 
-    Below the root of a checkout every reason but one is misleading.
-    """
+
+def _refuse(said: str) -> None:
+    """End with a sentence; a name in it that holds control characters commands no terminal."""
     from resegment.unpack import plain
 
-    with contextlib.suppress(OSError):  # the folder may be gone
-        roots = [p for p in Path.cwd().parents if all((p / f).is_file() for f in ROOT)]
-        if roots and not paths.PARAMS.exists() and sys.argv[1:2] != ["segment"]:
-            said = f"this folder is inside a checkout: type the same in its root, {roots[0]}"
     print("resegment:", "\n".join(map(plain, said.split("\n"))), file=sys.stderr)
     sys.exit(1)
