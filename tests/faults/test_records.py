@@ -194,8 +194,7 @@ def test_no_code_is_loaded_after_its_hash_was_taken(here, module):
     see = (
         "import sys\n"
         "from resegment import closure\n"
-        "from resegment.cli import settings\n"
-        "from resegment.cli.record import held\n"
+        "from resegment.cli.record import held, settings\n"
         f"with held(settings(), settings, [], ('resegment.{module}',)):\n"
         f"    assert not {{*closure.modules('resegment.{module}')}} - {{*sys.modules}}\n"
     )

@@ -5,15 +5,14 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resegment import closure, config, devices, files, paths
-from resegment.cli import data, trace, weights
-from resegment.cli.record import alone, held, inside, origin, pairs, shared, taken
+from resegment.cli import campaign, data, trace, weights
+from resegment.cli.record import alone, held, inside, origin, pairs, settings, shared, taken
 from resegment.cli.weights import Device
 from resegment.engines import plan as planning
 from resegment.errors import UserError
@@ -29,29 +28,11 @@ app.add_typer(data.data, name="data")
 ROOT = ("params.yaml", "dvc.yaml")
 ANYWHERE = ("segment", "export", "schema")  # verbs that need no checkout
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="e.g. sample-smoke/rga-drive/s0")]
-Campaign = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="e.g. sample-smoke")]
 On = Annotated[str | None, typer.Option(metavar="DATASET", help="one of the campaign's cross sets")]
 
 
 def resolved(run_id: str) -> dict:
     return config.find(config.load(), run_id)
-
-
-def campaign_runs(name: str) -> list[dict]:
-    """The active runs of a campaign, e.g. sample-smoke, with what ledger and report need."""
-    params = config.load()
-    runs = [r for r in config.runs(params) if r["campaign"] == name]
-    if not runs:
-        have = ", ".join(sorted({r["campaign"] for r in config.runs(params)})) or "none"
-        raise UserError(f"params.yaml: campaign {name!r} is not active; active: {have}")
-    return runs
-
-
-def with_splits(runs: list[dict]) -> list[dict]:
-    """The runs, each with its {id: train|val|test}."""
-    from resegment import native
-
-    return [r | {"splits": native.split(r["split"], r["dataset"])} for r in runs]
 
 
 @app.command()
@@ -94,11 +75,6 @@ def schema():
     """Print the JSON schema of params.yaml, for editors."""
     tree = Params.model_json_schema(by_alias=True)
     typer.echo(json.dumps(tree, indent=1, sort_keys=True))
-
-
-def settings() -> dict:
-    """All of params.yaml."""
-    return config.load().model_dump(mode="json")
 
 
 @app.command()
@@ -260,65 +236,8 @@ def score(run_id: RunId, on: On = None):
         stage.score(maps, dataset, run["geometry"], protocols, splits)
 
 
-@contextlib.contextmanager
-def gathering(verb: str, campaign: str) -> Iterator[list[dict]]:
-    """The runs of a campaign for `ledger`, `figures` or `report`: only if each can be proven."""
-    used, runs = settings(), campaign_runs(campaign)
-    read = {paths.PUBLISHED: None, paths.SPLITS: None}
-    for run in runs:
-        read |= dict.fromkeys(
-            [
-                paths.run(run["run"]) / "history.csv",
-                paths.run(run["run"]) / "manifest.json",
-                paths.scores(run["run"]),
-                paths.native(run["dataset"]),
-                *(paths.scores(paths.cross(run["run"], d)) for d in run["cross"]),
-            ]
-        )
-    here = paths.reports(campaign)
-    read |= {
-        "ledger": {},
-        "figures": dict.fromkeys([*here.glob("*.csv"), *(paths.predictions(r["run"]) for r in runs),
-                                  closure.PACKAGE / "style.mplstyle"]),
-        "report": dict.fromkeys([*here.glob("*.csv"), here / "figures", here / "pictures",
-                                 closure.PACKAGE / "templates"]),
-    }[verb]  # fmt: skip
-    inputs = [f for at in read for f in (inside(at) if at.is_dir() else [at])]
-    roots = (f"resegment.{verb}", "resegment.proof")
-    with alone(verb, campaign):
-        from resegment import proof
-
-        proof.demand(runs, config.load())  # a sentence for each link, before `held` says less
-        with held(used, settings, inputs, roots):
-            proof.demand(runs, config.load())
-            yield runs
-
-
-@app.command()
-def ledger(campaign: Campaign):
-    """Gather a campaign's scores, and put the published numbers beside them."""
-    with gathering("ledger", campaign) as runs:
-        from resegment import ledger as stage
-
-        stage.build(campaign, runs)
-
-
-@app.command()
-def figures(campaign: Campaign):
-    """Draw a campaign's curves and pictures."""
-    with gathering("figures", campaign) as runs:
-        from resegment import figures as stage
-
-        stage.build(campaign, with_splits(runs))
-
-
-@app.command()
-def report(campaign: Campaign):
-    """Write a campaign's report.html."""
-    with gathering("report", campaign) as runs:
-        from resegment import report as stage
-
-        stage.build(campaign, with_splits(runs))
+for verb in (campaign.ledger, campaign.figures, campaign.report):
+    app.command()(verb)
 
 
 @app.command()

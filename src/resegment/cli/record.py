@@ -18,6 +18,11 @@ MANIFEST = "manifest.json"
 TRACKED = ".json", ".csv"  # small files that rules of Snakemake name
 
 
+def settings() -> dict:
+    """All of params.yaml."""
+    return config.load().model_dump(mode="json")
+
+
 @contextlib.contextmanager
 def alone(verb: str, target: str, folder: Path | None = None) -> Iterator[Path | None]:
     """Hold what a verb makes: another process that makes it, too, is waited for.
