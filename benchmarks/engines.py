@@ -52,7 +52,7 @@ class Checkout:
             " 'outs': sorted(o.def_path for o in s.outs)} for s in Repo().index.stages]))"
         )
         self.stages = json.loads(self.run(sys.executable, "-c", ask).splitlines()[-1])
-        outs = {s["cmd"].removeprefix("resegment "): [*map(_inside, s["outs"])]
+        outs = {s["cmd"].removeprefix("exec resegment "): [*map(_inside, s["outs"])]
                 for s in self.stages}  # fmt: skip
         verb = self.path / ".bin/resegment"
         verb.parent.mkdir()

@@ -150,7 +150,8 @@ def test_a_bundle_holds_what_its_runs_read_and_nothing_else(home):
     assert not any("/d-" in n for n in names)
     code = {n.removeprefix("src/resegment/") for n in names if n.startswith("src")}
     assert {"train.py", "predict.py", "node.py", "models/unet.py", "__init__.py"} <= code
-    assert not {"config.py", "schema.py", "cli.py", "prepare.py", "models/rga_net.py"} & code
+    assert not {"config.py", "schema.py", "prepare.py", "models/rga_net.py"} & code
+    assert not any(n.startswith(("cli/", "engines/", "report/")) for n in code)
     assert {"run.py", "runs.json", "README.txt"} <= names
 
 
@@ -243,6 +244,16 @@ def test_the_node_skips_what_is_finished(home, capfd):
     assert at_node("--device", "cpu") == 0
     assert "2 runs, 2 of them finished" in capfd.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in FOLDER.rglob("*.safetensors")} == before
+
+
+def test_the_node_trains_anew_what_another_bundle_left(home):
+    at = FOLDER / paths.run(UNET)
+    known = json.loads((at / "manifest.json").read_text())
+    other = known | {"fingerprints": known["fingerprints"] | {"data": "0"}}
+    (at / "manifest.json").write_text(json.dumps(other))
+    (at / "bundle.md5").write_text("0")
+    assert at_node("--device", "cpu", UNET) == 0
+    assert json.loads((at / "manifest.json").read_text())["fingerprints"] == known["fingerprints"]
 
 
 @pytest.mark.parametrize(

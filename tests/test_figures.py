@@ -20,6 +20,7 @@ H, W = 72, 60  # native; the network sees 48 x 40
 TESTS = ["01_test", "02_test", "03_test", "04_test"]
 SPLITS = {"21_training": "train", "22_training": "train", **dict.fromkeys(TESTS, "test")}
 TYPICAL = {"se": 0.8, "sp": 0.975, "acc": 0.955, "precision": 0.83, "f1": 0.815, "iou": 0.69}
+TESTED = {"dataset": "drive", "n_images": 20}
 TYPICAL |= {"mcc": 0.79, "auc": 0.97, "ap": 0.89}
 
 COMMON = {"region": "fov", "space": "native", "pooling": "pixels", "threshold": "train"}
@@ -387,7 +388,7 @@ def test_more_than_three_experiments_get_a_panel_each(n):
     runs = [{"experiment": e, "dataset": "drive", "seed": 0} for e in names]
     lines = pd.DataFrame([r for k, e in enumerate(names) for r in _lines(e, 0, k % 5)])
     scores = pd.DataFrame(
-        {"experiment": e, "seed": "0", "protocol": "common", "metric": m, "value": v}
+        {"experiment": e, "seed": "0", "protocol": "common", "metric": m, "value": v, **TESTED}
         for e in names
         for m, v in TYPICAL.items()
     )

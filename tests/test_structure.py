@@ -155,6 +155,8 @@ def test_what_is_undefined_is_nan(eye):
     assert undefined(label, label, empty)[1] == set(metrics.STRUCTURE)  # no pixel in the region
     found, names = undefined(label, label, empty, "frame")
     assert names == {"se_thin", "se_thick"} and found["cldice"] == 1  # no field of view
+    whole = np.ones_like(label)  # which is what sets have that know none
+    assert undefined(label, label, whole)[1] == {"se_thin", "se_thick"}
     found, names = undefined(empty, label, fov)
     assert not names and found["cldice"] == found["se_thin"] == 0 and found["betti0_error"] == 2
     found, names = undefined(label, empty, fov)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from resegment import cli, config
+from resegment import claims, cli, config, paths
 from resegment.errors import UserError
 from resegment.files import md5, sha256, write_manifest
 from resegment.trace import _definition, check, folder_md5, past, tables, upstream, value
@@ -300,6 +300,16 @@ def test_verify_computes_a_line_of_the_ledger_anew(measured, monkeypatch, capsys
     assert code == 1
     assert f"ALTERED     {TABLE}: is not the content that dvc.lock records" in said
     assert f"ALTERED     {TABLE}:2: mean is 0.921000, " in said and "gives 0.821000" in said
+
+
+def test_a_count_of_parameters_is_computed_anew_as_the_ledger_counts(measured):
+    run = {"run": "drive-lite/rga-drive/s0"}
+    model = {"model": {"trainable": 38903, "total": 39639}}
+    (paths.run(run["run"]) / "manifest.json").write_text(json.dumps(model))
+    mean = f"{claims.value(run, 'params_m', {run['run']: model}):.6f}"
+    row = {"metric": "params_m", "protocol": "", "mean": mean, "sd": "", "runs": run["run"]}
+    assert tables.disagreement(f"{TABLE}:3", row) == []
+    assert tables.disagreement(f"{TABLE}:3", row | {"mean": "0.039639"})
 
 
 def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypatch, capsys):

@@ -86,14 +86,14 @@ def maps(run: dict) -> list[dict]:
 
 def prepared(run: dict, params: schema.Params) -> Path:
     """The folder of a run's pairs. Raises UserError where it is not there or of another recipe."""
-    folder, key = paths.prepared(run["split"], run["recipe"]), f"{run['split']}/{run['recipe']}"
+    folder = paths.prepared(run["split"], run["recipe"])
     recipe = params.recipes[run["recipe"]]
     file, wanted = folder / "manifest.json", recipe.model_dump(mode="json", exclude={"cache"})
     if not file.is_file() or read_json(file).get("recipe") != wanted:
-        stage = f"prepare{'' if recipe.cache else '-large'}@{key}"
         raise UserError(f"{run['run']}: {folder} is "
-                        f"{'of another recipe' if file.is_file() else 'missing'}: `dvc repro "
-                        f"{stage}`, with a campaign active that has it")  # fmt: skip
+                        f"{'of another recipe' if file.is_file() else 'missing'}: "
+                        f"`dvc repro {proof.preparing(run, params)}`, with a campaign active that "
+                        "has it")  # fmt: skip
     return folder
 
 

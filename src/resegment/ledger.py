@@ -51,7 +51,6 @@ CURVES = ("experiment", "seed", "protocol", "curve", "x", "y")
 RUNS = ("experiment", "seed", "key", "value")
 CROSS = ("campaign", "experiment", "budget", "trained_on", "scored_on", *SCORES[4:])
 AXES = {"roc": ("fpr", "tpr"), "pr": ("recall", "precision")}
-Interval = tuple[float, float]
 
 
 def build(campaign: str, runs: list[dict]) -> None:
@@ -141,7 +140,7 @@ def _cross(run: dict, dataset: str) -> Iterable[list]:
 
 
 def _metrics(
-    run: dict, seed: int | str, protocol: str, values: dict, bounds: dict[str, Interval]
+    run: dict, seed: int | str, protocol: str, values: dict, bounds: dict[str, stats.Interval]
 ) -> Iterable[list]:
     for metric in (*METRICS, *STRUCTURE):
         if metric in values:
@@ -186,7 +185,7 @@ def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | N
     rule = (budget, cell["value"], cell["resolution"], mean, seeds, images, contradiction)
     said, reason = verdicts.of_number(*rule)
     method = cell["method"] + (f" ({cell['variant']})" if cell["variant"] else "")
-    applied = first.get("deviations", published.applying(first["paper"]))
+    applied = published.applying(first["paper"])
     return [
         cell["paper"], cell["table"], cell["row"], method, cell["dataset"], metric,
         cell["printed"], first["experiment"], first["budget"], protocol, len(values), _text(mean),
@@ -247,7 +246,8 @@ def _curves(run: dict) -> Iterable[list]:
     for curve, (x, y) in AXES.items():
         file = paths.scores(run["run"]) / f"{curve}.csv"
         for point in _table(file, run, "protocol", x, y):
-            yield [run["experiment"], run["seed"], point["protocol"], curve, point[x], point[y]]
+            if point["protocol"] in ("common", run["protocol"]):  # those that are drawn
+                yield [run["experiment"], run["seed"], point["protocol"], curve, point[x], point[y]]
 
 
 def _together(

@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from resegment import devices, parcel, paths
+from resegment import closure, devices, parcel, paths
 from resegment.errors import UserError
-from resegment.files import atomic, md5, open_streams, read_json, trouble
+from resegment.files import atomic, fingerprint, md5, open_streams, read_json, trouble
 
 HERE = Path()
 LIVE: set[subprocess.Popen] = set()
@@ -183,16 +183,24 @@ def say(line: str) -> None:
 
 
 def train(entry: dict, device: str) -> None:
-    """The weights of one run, unless they are here; a killed training is taken up."""
+    """The weights of one run, unless this bundle's are here; a killed training is taken up."""
     run, out = entry["run"], paths.run(entry["run"]["run"])
+    first = paths.run(run["initial"]) / "weights.safetensors" if run["initial"] else None
+    prepared = paths.prepared(run["split"], run["recipe"])
+    code = closure.files("resegment.train", f"resegment.models.{run['model']['name']}")
+    prints = {
+        "parameters": fingerprint(entry["trained_by"]),
+        "data": md5(prepared / "manifest.json"),
+        "code": fingerprint({name: md5(file) for name, file in code.items()}),
+    } | ({"initial": md5(first)} if first else {})
     with contextlib.suppress(OSError, ValueError, KeyError):
-        if read_json(out / "manifest.json")["weights_md5"] == md5(out / "weights.safetensors"):
+        known = read_json(out / "manifest.json")
+        weights = md5(out / "weights.safetensors")
+        if (known["weights_md5"], known["fingerprints"]) == (weights, prints):
             return
     from resegment import checkpoint
     from resegment.train import fit
 
-    first = paths.run(run["initial"]) / "weights.safetensors" if run["initial"] else None
-    prepared = paths.prepared(run["split"], run["recipe"])
     fit(run, entry["trained_by"], prepared, out, device, entry["origin"], first)
     checkpoint.remove(run["run"])
 

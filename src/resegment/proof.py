@@ -127,6 +127,17 @@ def _images(what: str, manifest: dict, dataset: str) -> Iterator[str]:
             yield f"its {what} of other images than those in {folder}"
 
 
+def training(run: dict) -> str:
+    """The stage of dvc.yaml that trains a run."""
+    return f"train{'-from' if run['initial'] else ''}@{run['run']}"
+
+
+def preparing(run: dict, params: schema.Params) -> str:
+    """The stage of dvc.yaml that writes a run's pairs."""
+    large = "" if params.recipes[run["recipe"]].cache else "-large"
+    return f"prepare{large}@{run['split']}/{run['recipe']}"
+
+
 def doubts(run: dict, params: schema.Params) -> list[tuple[str, str]]:
     """(stage, sentence) of each link of a run's chain that does not hold.
 
@@ -136,12 +147,12 @@ def doubts(run: dict, params: schema.Params) -> list[tuple[str, str]]:
     at, name = paths.run(run["run"]), run["run"]
     if not (at / MANIFEST).is_file():
         return []
-    stage = f"train{'-from' if run['initial'] else ''}@{name}"
+    stage = training(run)
     out = [(stage, said) for said in _whole(at / MANIFEST, _trained(at, run))]
     if any("is not whole" in said for _, said in out):
         return out
-    recipe, pairs = params.recipes[run["recipe"]], paths.prepared(run["split"], run["recipe"])
-    stage = f"prepare{'' if recipe.cache else '-large'}@{run['split']}/{run['recipe']}"
+    pairs = paths.prepared(run["split"], run["recipe"])
+    stage = preparing(run, params)
     out += [(stage, said) for said in _whole(pairs / MANIFEST, _prepared(run, params))]
     for dataset in (None, *run["cross"]):
         cross, key = ("-cross", paths.cross(name, dataset)) if dataset else ("", name)

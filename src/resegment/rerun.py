@@ -2,8 +2,8 @@
 
 On the machine and with the torch that the run's manifest names, maps and scores must be the same
 bit for bit. Elsewhere 99.9 % of a map's pixels must lie within 655 of its 65,535 levels (0.01 of
-probability), and every metric that is a share within 0.001; counts, thresholds and the errors of
-Betti numbers follow from the maps and are not judged there.
+probability), and the metrics of metrics.py within 0.001; counts, thresholds and the measures of
+structure follow from the maps and are not judged there.
 """
 
 import contextlib
@@ -128,7 +128,7 @@ def _same(a, b, tolerance: float) -> bool:
 
 def text(found: dict) -> str:
     """What `rerun` found, as lines for a person; the verdict last."""
-    how = ("bit for bit: device, its name, threads and torch are those of the run's manifest"
+    how = ("bit for bit: device, its name, threads, kernel and torch are the manifest's"
            if found["exact"] else f"within tolerances ({LEVELS} levels for {SHARE:.1%} of a map's "
            f"pixels, metrics {METRIC}): {'; '.join(found['because'])}")  # fmt: skip
     n = len(found["differences"])

@@ -94,13 +94,14 @@ def width(mask: np.ndarray) -> np.ndarray:
 
 
 def thin_limit(fov: np.ndarray) -> int:
-    """The greatest width in whole pixels that is thin, at least 1; 0 without a field of view.
+    """The greatest width in whole pixels that is thin, at least 1; 0 without a field of view, as
+    in sets that have none: their mask is the whole frame.
 
     3 pixels of the 540 across DRIVE's field of view, scaled by this one's extent in columns (a
     camera cuts discs at top and bottom): DRIVE 3, CHASE_DB1 5.
     """
     columns = np.flatnonzero(fov.any(0))
-    if not len(columns):
+    if not len(columns) or fov.all():
         return 0
     across = columns[-1] - columns[0] + 1
     return max(1, round(DRIVE_THIN * int(across) / DRIVE_DIAMETER))

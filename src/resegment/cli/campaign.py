@@ -51,7 +51,7 @@ def gathering(verb: str, campaign: str) -> Iterator[list[dict]]:
         "figures": dict.fromkeys([*here.glob("*.csv"), *(paths.predictions(r["run"]) for r in runs),
                                   closure.PACKAGE / "style.mplstyle"]),
         "report": dict.fromkeys([*here.glob("*.csv"), here / "figures", here / "pictures",
-                                 closure.PACKAGE / "templates"]),
+                                 paths.REGISTRY / "datasets.yaml", closure.PACKAGE / "templates"]),
     }[verb]  # fmt: skip
     inputs = [f for at in read for f in (inside(at) if at.is_dir() else [at])]
     roots = (f"resegment.{verb}", "resegment.proof")

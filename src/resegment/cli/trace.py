@@ -19,7 +19,7 @@ def trace(
                             "a stage makes, or a line of a table (reports/.../ledger.csv:12)")
     ],
     metric: Annotated[
-        str, typer.Argument(help="of a run or a row: se sp acc precision f1 iou mcc auc ap")
+        str, typer.Argument(help="of a run or a row, e.g. f1; a wrong one lists all")
     ] = "",
     protocol: Annotated[
         str, typer.Option(help="a protocol of params.yaml; default: common, or the row's own")

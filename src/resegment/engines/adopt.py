@@ -212,18 +212,13 @@ def made(entry: dict, params: schema.Params) -> list[str]:
     """The stages whose outputs a bundle's run brings."""
     run = config.find(params, entry["run"]["run"])
     crossed = [m["id"] for m in _wanted(entry, run) if m["id"] != run["run"]]
-    return [_training(run), f"predict@{run['run']}", *(f"predict-cross@{m}" for m in crossed)]
-
-
-def _training(run: dict) -> str:
-    return f"train{'-from' if run['initial'] else ''}@{run['run']}"
+    return [proof.training(run), f"predict@{run['run']}", *(f"predict-cross@{m}" for m in crossed)]
 
 
 def _upstream(entry: dict, run: dict, params: schema.Params, new: dict) -> set[str]:
     """The stages that made what a run was made from, but for runs that come home with it."""
-    large = "" if params.recipes[run["recipe"]].cache else "-large"
-    stages = {f"prepare{large}@{run['split']}/{run['recipe']}",
+    stages = {proof.preparing(run, params),
               *(f"ingest@{m['dataset']}" for m in _wanted(entry, run))}  # fmt: skip
     if run["initial"] and run["initial"] not in new:
-        stages.add(_training(config.find(params, run["initial"])))
+        stages.add(proof.training(config.find(params, run["initial"])))
     return stages

@@ -1,6 +1,6 @@
 """From params.yaml to the pipeline: the stages of dvc.yaml, and what Snakemake needs of them.
 
-The graph has one home, `TEMPLATES` and `campaign_stages` below. `resegment plan` renders it into
+The graph has one home, `templates` and `campaign_stages` below. `resegment plan` renders it into
 dvc.yaml, which is committed and read by people; the Snakemake rules ask `stages` for the files of
 each job.
 """
@@ -93,9 +93,7 @@ def items(params: schema.Params) -> dict[str, dict[str, dict]]:
     out: dict[str, dict] = {name: {} for name in templates()}
     for run in runs:
         data, key = f"{run['split']}/{run['recipe']}", run["run"]
-        given = paths.registry(run["dataset"])
-        drawn = f"src/resegment/datasets/{run['dataset']}.py"  # a procedural set is its own code
-        out["ingest"][run["dataset"]] = {"originals": str(given) if given.exists() else drawn}
+        out["ingest"][run["dataset"]] = {"originals": originals(run["dataset"])}
         of_data = {"dataset": run["dataset"], "split": split_file(run["split"], run["dataset"]),
                    "recipe": run["recipe"]}  # fmt: skip
         large = "" if params.recipes[run["recipe"]].cache else "-large"
@@ -110,10 +108,16 @@ def items(params: schema.Params) -> dict[str, dict[str, dict]]:
         out["score"][key] = of_data
         for dataset in run["cross"]:
             there = of_data | {"dataset": dataset, "split": split_file(dataset, dataset)}
-            out["ingest"].setdefault(dataset, {"originals": str(paths.registry(dataset))})
+            out["ingest"][dataset] = {"originals": originals(dataset)}
             out["predict-cross"][paths.cross(key, dataset)] = of_run | there | of_maps
             out["score-cross"][paths.cross(key, dataset)] = there | {"run": key}
     return out
+
+
+def originals(dataset: str) -> str:
+    """What says which files a dataset is: its list of sums, or a procedural set's own code."""
+    given = paths.registry(dataset)
+    return str(given) if given.exists() else f"src/resegment/datasets/{dataset}.py"
 
 
 def reductions(params: schema.Params, run: dict) -> dict[str, str]:
@@ -187,14 +191,14 @@ def campaign_stages(params: schema.Params) -> dict[str, dict]:
         splits = sorted({split_file(r["split"], r["dataset"]) for r in runs})
         here = f"reports/{name}"
         tables = [f"{here}/{t}.csv" for t in TABLES]
-        published = [f"data/published/{t}.csv" for t in PUBLISHED]
+        printed, noted = ([f"data/published/{t}.csv" for t in read] for read in (PRINTED, NOTED))
         manifests = [f"{f}/manifest.json" for f in folders]
         scores = [f"{f}/scores" for f in folders]
         crossed = [f"runs/{paths.cross(r['run'], d)}/scores" for r in runs for d in r["cross"]]
         out[f"ledger-{name}"] = {
             "cmd": f"exec resegment ledger {name}",
             "deps": [*scores, *crossed, *(f"{f}/history.csv" for f in folders), *manifests,
-                     *published,
+                     *printed,
                      *code("ledger", "proof")],
             "params": described,
             "outs": [{t: {"cache": False}} for t in tables],
@@ -209,8 +213,8 @@ def campaign_stages(params: schema.Params) -> dict[str, dict]:
         }  # fmt: skip
         out[f"report-{name}"] = {
             "cmd": f"exec resegment report {name}",
-            "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *published,
-                     *sets, *splits,
+            "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *noted,
+                     *sets, *splits, str(paths.REGISTRY / "datasets.yaml"),
                      *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES),
                      *code("report", "proof")],
             "params": described,
@@ -221,7 +225,8 @@ def campaign_stages(params: schema.Params) -> dict[str, dict]:
 
 TABLES = ("scores", "ledger", "claims", "comparisons", "sensitivity", "audit", "calibration",
           "curves", "history", "images", "runs", "cross")  # fmt: skip
-PUBLISHED = ("cells", "tables", "audit", "claims", "deviations", "notes")
+PRINTED = ("cells", "audit", "claims", "deviations")  # of data/published: what the ledger reads
+NOTED = ("deviations", "notes")  # and the report
 TEMPLATE_FILES = sorted(p.name for p in (closure.PACKAGE / "templates").glob("*"))
 
 

@@ -22,12 +22,11 @@ def experiments(runs: list[dict]) -> list[str]:
     return list(dict.fromkeys(r["experiment"] for r in runs))
 
 
-def by_dataset(runs: list[dict]) -> dict[str, list[str]]:
-    """{dataset: its experiments}, both in the order of the runs."""
-    return {
-        d: experiments([r for r in runs if r["dataset"] == d])
-        for d in dict.fromkeys(r["dataset"] for r in runs)
-    }
+def by_test_images(scores: pd.DataFrame) -> dict[str, list[str]]:
+    """{"drive, 20 images": the experiments scored on these}, both in the order of scores.csv."""
+    f1 = scores[(scores.protocol == "common") & (scores.metric == "f1")]
+    tested = f1[f1.seed != "observer2"].groupby(["dataset", "n_images"], sort=False)
+    return {f"{d}, {n} images": list(g) for (d, n), g in tested.experiment.unique().items()}
 
 
 def shown(runs: list[dict], experiment: str) -> dict:

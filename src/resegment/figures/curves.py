@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resegment import metrics
-from resegment.figures.campaign import by_dataset, experiments, look, test_histograms
+from resegment.figures.campaign import by_test_images, experiments, look, test_histograms
 
 AREA = {"roc": "auc", "pr": "ap"}
 AXES = {
@@ -40,20 +40,20 @@ def bands(run: dict) -> dict[str, np.ndarray | None]:
 def draw(
     curve: str, curves: pd.DataFrame, scores: pd.DataFrame, runs: list[dict], known: dict
 ) -> Figure:
-    """Per dataset the unit square and the part where the dots are; bands (`known`: {experiment:
-    `bands`}) there, or with more than FEW experiments in a panel for each below."""
+    """Per set of test images the unit square and the part where the dots are; bands (`known`:
+    {experiment: `bands`}) there, or with more than FEW experiments in a panel for each below."""
     lines = curves[(curves.protocol == "common") & (curves.curve == curve)]
     scores = scores[scores.protocol == "common"]
     once = scores.drop_duplicates(["experiment", "seed", "metric"])
     points = once.pivot(index=["experiment", "seed"], columns="metric", values="value")
-    names, groups = experiments(runs), by_dataset(runs)
+    names, groups = experiments(runs), by_test_images(scores)
     looks = {name: look(i) for i, name in enumerate(names)}
     below = {d: -(-len(g) // ACROSS) if len(g) > FEW else 0 for d, g in groups.items()}
     heights = [h for d in groups for h in (3.6, *[2.1] * below[d])]
     figure = Figure(figsize=(8.6, sum(heights) + 0.1 * len(names) + 0.4), layout="constrained")
     grid, row = figure.add_gridspec(len(heights), ACROSS, height_ratios=heights), 0
     areas = {n: _area(points.loc[n].drop(index="observer2", errors="ignore"), curve) for n in names}
-    for dataset, group in groups.items():
+    for images, group in groups.items():
         whole, near = (figure.add_subplot(grid[row, k : k + 2]) for k in (0, 2))
         dots = []
         for name in group:
@@ -65,7 +65,7 @@ def draw(
                 style = ("D", "black") if seed == "observer2" else ("o", looks[name]["color"])
                 dots.append((*_point(curve, values), *style))
         _frame(curve, whole, near, dots)
-        whole.set(title=f"{dataset}: the whole range")
+        whole.set(title=f"{images}: the whole range")
         first = max(group, key=lambda n: areas[n][0])
         for k, name in enumerate(group if len(group) > FEW else ()):
             ax = figure.add_subplot(grid[row + 1 + k // ACROSS, k % ACROSS])
@@ -78,7 +78,7 @@ def draw(
             ax.set(xlim=near.get_xlim(), ylim=near.get_ylim())
             ax.set_title(f"{_wrapped(name)}\n{AREA[curve].upper()} {areas[name][1]}", size=7.5)
             ax.tick_params(labelsize=7)
-        row += 1 + below[dataset]
+        row += 1 + below[images]
     label = AREA[curve].upper()
     handles = [Line2D([], [], label=f"{n}: {label} {areas[n][1]}", **looks[n]) for n in names]
     if "observer2" in set(scores.seed):

@@ -17,6 +17,7 @@ from resegment.errors import UserError
 from resegment.figures import curves
 from resegment.figures.campaign import shown
 from resegment.figures.sheets import analytic_mask, levels, sheet
+from resegment.metrics import above
 
 NAMES = {
     "rga": "RGA-Net",
@@ -146,7 +147,7 @@ def _view(
     map_ = levels(run, id, label.shape)
     if view == "map":
         return map_
-    mask = map_ / 65535 > threshold(run)
+    mask = above(map_, threshold(run))
     return mask if view == "mask" else analytic_mask(mask, label, np.ones_like(fov))
 
 

@@ -11,6 +11,7 @@ from resegment import native, paths
 from resegment.errors import UserError
 from resegment.files import write_image
 from resegment.geometry import restore
+from resegment.metrics import above
 
 TP, FN, FP = (0, 255, 0), (255, 0, 0), (0, 0, 255)  # RGB; RGA-Net figs 2-3, Mini-Net fig 2
 # the same three on a gray image, told apart by colour-blind readers too (after Okabe and Ito)
@@ -60,7 +61,7 @@ def grid(run: dict, folder: Path) -> list[dict]:
         image = native.image(run["dataset"], known[e["id"]])
         label, fov = (native.mask(run["dataset"], known[e["id"]], m) for m in ("label", "fov"))
         map_ = levels(run, e["id"], label.shape)
-        mask = analytic_mask(map_ / 65535 > e["threshold"], label, fov)
+        mask = analytic_mask(above(map_, e["threshold"]), label, fov)
         rows.append((f"{e['rank']}: {e['id']}, F1 {e['f1']:.4f}", [image, label, map_, mask]))
         if e["rank"] != "median":
             e["overlay"] = f"{run['experiment']}_overlay_{e['id']}.png"
@@ -84,13 +85,14 @@ def data(runs: list[dict], path: Path) -> None:
     """Four images of each dataset, spread over its list, with all that is known of them."""
     rows = []
     for dataset in dict.fromkeys(r["dataset"] for r in runs):
-        splits = next(r["splits"] for r in runs if r["dataset"] == dataset)
+        splits = [r["splits"] for r in runs if r["dataset"] == dataset]
         known = list(native.manifest(dataset).values())
         for i in np.unique(np.linspace(0, len(known) - 1, SAMPLES).round().astype(int)):
             masks = (native.mask(dataset, known[i], m) for m in ("label", "fov", "observer2"))
             cells = [native.image(dataset, known[i]), *(m for m in masks if m is not None)]
             name = known[i]["id"]
-            rows.append((f"{dataset}: {name} ({splits.get(name, 'not used')})", cells))
+            used = " or ".join(dict.fromkeys(s.get(name, "not used") for s in splits))
+            rows.append((f"{dataset}: {name} ({used})", cells))
     sheet(("image", "ground truth", "field of view", "second observer"), rows, path)
 
 

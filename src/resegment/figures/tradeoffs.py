@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from resegment.figures.campaign import experiments, look
+from resegment.figures.campaign import by_test_images, experiments, look
 
 COSTS = {
     "total": "parameters",
@@ -54,8 +54,7 @@ def pareto(scores: pd.DataFrame, runs: list[dict], manifests: dict[str, dict]) -
     f1 = scores[(scores.protocol == "common") & (scores.metric == "f1")]
     names, cost = experiments(runs), costs(runs, manifests)
     measured = f1[f1.seed != "observer2"]
-    tested = measured.groupby(["dataset", "n_images"], sort=False)
-    groups = {f"{d}, {n} images": list(g) for (d, n), g in tested.experiment.unique().items()}
+    groups = by_test_images(scores)
     models = list(dict.fromkeys(cost.model))
     colours = {name: look(models.index(cost.model[name]))["color"] for name in names}
     ends = ["value", "ci_low", "ci_high"]

@@ -13,7 +13,7 @@ from statistics import median
 import jinja2
 import pandas as pd
 
-from resegment import figures, files, native, paths
+from resegment import figures, files, native, paths, verdicts
 from resegment.errors import UserError
 from resegment.figures.papers import NAMES
 from resegment.report import evidence, pictures
@@ -48,7 +48,6 @@ DIGITS = {
     "params_m": 6,
     "trainable": 0,
 }  # of a number; of the rest, 4
-VERDICTS = ("reproduced", "not reproduced", "not comparable", "not run")
 
 
 def build(campaign: str, runs: list[dict]) -> None:
@@ -74,10 +73,12 @@ def build(campaign: str, runs: list[dict]) -> None:
         "observers": _observers(scores, runs),
         "leaders": _leaders(found),
         "ledger": ledger,
-        "tally": {v: sum(c["verdict"] == v for p in ledger for c in p["rows"]) for v in VERDICTS},
+        "tally": {
+            v: sum(c["verdict"] == v for p in ledger for c in p["rows"]) for v in verdicts.NUMBER
+        },
         "deviations": deviations,
         "claims": claims,
-        "claim_tally": {v: sum(c["verdict"] == v for c in claims) for v in evidence.CLAIMS},
+        "claim_tally": {v: sum(c["verdict"] == v for c in claims) for v in verdicts.CLAIM},
         "comparisons": evidence.comparisons(figures.table(campaign, "comparisons")),
         "sensitivity": evidence.sensitivity(figures.table(campaign, "sensitivity"), found),
         "moved": evidence.MOVED,

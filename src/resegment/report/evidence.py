@@ -4,7 +4,6 @@ import pandas as pd
 
 from resegment import paths, verdicts
 
-CLAIMS = ("supported", "not supported", "undecided", "not run")
 MOVED = ("f1", "se", "sp", "acc", "auc")  # what the table of protocols shows
 OWN = ("proposed", "ablation", "baseline_retrained")  # measured by the authors themselves
 PROTOCOL = ["region", "space", "pooling", "threshold"]
@@ -93,7 +92,7 @@ def papers(
             "paper": paper,
             "title": names.get(paper, paper),
             "claims": mine,
-            "verdicts": {v: [c for c in mine if c["verdict"] == v] for v in CLAIMS},
+            "verdicts": {v: [c for c in mine if c["verdict"] == v] for v in verdicts.CLAIM},
             "experiments": [e for e in found if e["paper"] == paper],
             "audit": own,
             "deviations": [d for d in deviations if d["paper"] == paper],

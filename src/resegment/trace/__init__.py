@@ -20,14 +20,14 @@ def files_md5(folder: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): md5(p) for p in folder.rglob("*") if p.is_file()}
 
 
-def named(files: dict[str, str]) -> str:
+def dvc_name(files: dict[str, str]) -> str:
     """The name DVC gives a folder: the MD5 of the sorted list of its files' names and MD5s."""
     entries = [{"md5": digest, "relpath": name} for name, digest in sorted(files.items())]
     return md5_of(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def folder_md5(folder: Path) -> str:
-    return named(files_md5(folder))
+    return dvc_name(files_md5(folder))
 
 
 def trace(

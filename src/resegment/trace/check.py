@@ -57,7 +57,7 @@ def broken(stages: dict[str, dict]) -> list[str]:
 def _tables(stages: dict[str, dict]) -> list[str]:
     """Lines of the tables that `stages` made with a number that metrics.json does not give."""
     made = [Path(out["path"]) for stage in stages.values() for out in stage.get("outs", [])]
-    return [said for table in made if table.name in tables.COMPUTED and table.is_file()
+    return [said for table in made if table.name in tables.NEEDED and table.is_file()
             for said in tables.disagreements(table)]  # fmt: skip
 
 

@@ -119,9 +119,6 @@ def text(found: dict) -> str:
     return "\n\n".join(out)
 
 
-COMPUTED = ("scores.csv", "cross.csv", "ledger.csv")
-
-
 def disagreements(table: Path) -> list[str]:
     """`disagreement` of every line of a table."""
     try:
@@ -171,7 +168,7 @@ def disagreement(
 def _value(known: dict, row: dict[str, str]) -> float:
     """The number of a line in one run's file; the manifest's where the network alone decides it."""
     if not row["protocol"]:
-        return known["model"]["total"] / 1e6
+        return known["model"]["trainable"] / 1e6
     known = known["observer2"] if row.get("seed") == "observer2" else known
     value = known.get(row["protocol"], {}).get(row["metric"])
     return math.nan if value is None else value + 0.0

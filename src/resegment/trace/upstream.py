@@ -10,7 +10,7 @@ from resegment import files, paths
 from resegment.datasets import sums
 from resegment.errors import Unreadable, UserError
 from resegment.files import md5, parse_yaml, sha256
-from resegment.trace import files_md5, named
+from resegment.trace import dvc_name, files_md5
 
 
 def shown(name: str, at: str | None = None) -> str:
@@ -151,7 +151,7 @@ def altered(path: Path, digest: str) -> list[str]:
                   for n in sorted(here.keys() - known)]  # fmt: skip
         lines += [f"{path / n}: is not the file that the folder's manifest names"
                   for n in sorted(here.keys() & known) if here[n] != known[n]]  # fmt: skip
-    if not lines and (named(whole) if path.is_dir() else md5(path)) != digest:
+    if not lines and (dvc_name(whole) if path.is_dir() else md5(path)) != digest:
         lines = [f"{path}: is not the content that dvc.lock records"]
     return lines
 
