@@ -550,6 +550,29 @@ def test_the_convlstm_papers_curves_are_drawn_under_its_protocol(tmp_path, monke
         assert "one line a seed" in text and "Images of sample take" in text
 
 
+def test_what_was_scored_on_other_test_images_gets_panels_of_its_own():
+    names = ("net-a", "net-b", "net-c")
+    runs = [{"experiment": e, "dataset": "chase_db1", "seed": 0} for e in names]
+    lines = pd.DataFrame([r for k, e in enumerate(names) for r in _lines(e, 0, k)])
+    seeds = {
+        "0": TYPICAL,
+        "observer2": {k: v for k, v in TYPICAL.items() if k not in ("auc", "ap")},
+    }
+    scores = pd.DataFrame(
+        {"experiment": e, "seed": s, "protocol": "common", "metric": m, "value": v - n / 1000,
+         "dataset": "chase_db1", "n_images": n}
+        for e, n in zip(names, (8, 8, 20), strict=True) for s, of in seeds.items()
+        for m, v in of.items()
+    )  # fmt: skip
+    figure = curves.draw("roc", lines, scores, runs, {e: {"roc": None} for e in names})
+    titles = [ax.get_title() for ax in figure.axes]
+    sets = [t.partition(":")[0] for t in titles if "whole" in t]
+    assert sets == ["chase_db1, 8 images", "chase_db1, 20 images"]
+    diamonds = [[line for line in ax.lines if line.get_marker() == "D"] for ax in figure.axes]
+    assert len({d.get_ydata()[0] for of in diamonds[:2] for d in of}) == 1
+    assert all(diamonds)
+
+
 def test_without_a_second_observer_there_is_no_diamond(campaign):
     name, runs = campaign
     lines, scores = read.table(name, "curves"), read.table(name, "scores")

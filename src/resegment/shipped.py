@@ -162,8 +162,12 @@ F1 of all {len(seeds["f1"])} seeds on {own}: {seeds["mean"]:.4f}{sd}. \
 
 ## To repeat it
 
+All runs of the campaign are trained again. The same bits come only of the same kind of CPU, number of
+threads and PyTorch; elsewhere expect scores within the spread of the seeds.
+
 ```sh
 git checkout {origin["git_commit"]}
+make setup && . .venv/bin/activate
 resegment data status {own}   # what is missing, and where to get it
 # params.yaml: active: [{campaign.removesuffix(f"-{budget['name']}")}]
 resegment plan && snakemake --cores 2
