@@ -77,7 +77,7 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
         every = {"common": own | {"f1": 0.7}, PROTOCOL: own}
         written = every | {"observer2": dict.fromkeys(every, human)}
         (scores / "metrics.json").write_text(json.dumps(written))
-        (scores / "roc.csv").write_text("protocol,fpr,tpr\ncommon,0,0\ncommon,0.01,0.8\n")
+        (scores / "roc.csv").write_text(ROC)
         (scores / "pr.csv").write_text("protocol,recall,precision\ncommon,0.8,0.9\n")
         (scores / "images.csv").write_text(IMAGES)
         (scores / "observer2.csv").write_text("protocol,id,f1\ncommon,01,0.75\ncommon,02,0.7\n")
@@ -88,6 +88,9 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
         (folder / "manifest.json").write_text(json.dumps({"model": {"trainable": 38903}}))
         runs.append(run)
     return runs
+
+
+ROC = "protocol,fpr,tpr\ncommon,0,0\ncommon,0.005,0.5\ncommon,0.01,0.8\nneither,0,0\n"
 
 
 def read(name: str, campaign: str = "drive-paper") -> pd.DataFrame:

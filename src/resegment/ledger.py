@@ -14,7 +14,8 @@ calibration.csv  of every run under the common protocol: bins of equal width, th
              in each and the share of vessel pixels.
 audit.csv    what the published rows imply of themselves (`audit`); the same for every campaign.
 curves.csv   the ROC (x = false positive rate, y = true positive rate) and precision-recall
-             (x = recall, y = precision) points of every run.
+             (x = recall, y = precision) of every run, under the common protocol and its paper's:
+             every other point of roc.csv and pr.csv in its scores, which have all protocols.
 history.csv  every epoch of every run.
 images.csv   every score of every test image of every run.
 runs.csv     what the manifest of every run says, one row per value.
@@ -245,9 +246,12 @@ def _calibration(run: dict) -> list[dict]:
 def _curves(run: dict) -> Iterable[list]:
     for curve, (x, y) in AXES.items():
         file = paths.scores(run["run"]) / f"{curve}.csv"
-        for point in _table(file, run, "protocol", x, y):
-            if point["protocol"] in ("common", run["protocol"]):  # those that are drawn
-                yield [run["experiment"], run["seed"], point["protocol"], curve, point[x], point[y]]
+        table = _table(file, run, "protocol", x, y)
+        for protocol, points in itertools.groupby(table, lambda p: p["protocol"]):
+            if protocol in ("common", run["protocol"]):  # those that are drawn
+                *most, last = points
+                for point in (*most[::2], last):
+                    yield [run["experiment"], run["seed"], protocol, curve, point[x], point[y]]
 
 
 def _together(

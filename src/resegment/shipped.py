@@ -162,8 +162,8 @@ F1 of all {len(seeds["f1"])} seeds on {own}: {seeds["mean"]:.4f}{sd}. \
 
 ## To repeat it
 
-All runs of the campaign are trained again. The same bits come only of the same kind of CPU, number of
-threads and PyTorch; elsewhere expect scores within the spread of the seeds.
+All runs of the campaign are trained again. The same bits come only of the same kind of CPU, number
+of threads and PyTorch; elsewhere expect scores within the spread of the seeds.
 
 ```sh
 git checkout {origin["git_commit"]}
