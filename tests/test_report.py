@@ -407,3 +407,20 @@ def test_protocols_pairs_and_audit_are_tables(full):
     assert "So few images cannot reach that level" in page.text  # 2 / 2^4 at least
     assert "net-a drive 0.8010 0.8000–0.8150" in page.text  # fov, native, pixels, train; all
     assert "rga-4-08 RGA chase_db1 ablation ✗ impossible" in page.text
+
+
+def test_it_says_where_trainings_were_stopped_and_what_weighs_their_loss(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, page, campaign, runs = made()
+    assert "net-a : 30 epochs of all samples, batches of 4" in page.text
+    for epochs, run in zip((12, 7), runs[:2], strict=True):
+        path = paths.run(run["run"]) / "manifest.json"
+        manifest = json.loads(path.read_text()) | {"epochs_run": epochs}
+        more = {"early_stopping": 4, "monitor": "val_loss", "alpha": "linear"}
+        manifest["parameters"]["train"] |= more
+        path.write_text(json.dumps(manifest))
+    report.build(campaign, runs)
+    page = Page((paths.reports(campaign) / "report.html").read_text())
+    said = "30 epochs at most, ended where 4 bring no better val_loss (here after 12, 7) of all samples"
+    assert f"net-a : {said}" in page.text
+    assert "loss bce weighted by alpha (linear), fp32" in page.text
