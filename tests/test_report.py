@@ -421,6 +421,6 @@ def test_it_says_where_trainings_were_stopped_and_what_weighs_their_loss(tmp_pat
         path.write_text(json.dumps(manifest))
     report.build(campaign, runs)
     page = Page((paths.reports(campaign) / "report.html").read_text())
-    said = "30 epochs at most, ended where 4 bring no better val_loss (here after 12, 7) of all samples"
-    assert f"net-a : {said}" in page.text
+    said = "30 epochs at most, ended where 4 bring no better val_loss (here after 12, 7)"
+    assert f"net-a : {said} of all samples" in page.text
     assert "loss bce weighted by alpha (linear), fp32" in page.text

@@ -1,5 +1,6 @@
 """What a score costs (Pareto), and what its protocol alone does to it (sensitivity)."""
 
+import dataclasses
 from statistics import median
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
+from resegment import protocols
 from resegment.figures.campaign import by_test_images, experiments, look
 
 COSTS = {
@@ -19,8 +21,8 @@ COSTS = {
 WIDE, TALL, CROWDED = 2.7, 2.9, 4.2  # one Pareto panel, inches; the height of more than 8 points
 SHORT = {"se": "Se", "sp": "Sp", "acc": "Acc", "precision": "precision", "f1": "F1", "iou": "IoU",
          "auc": "AUC"}  # fmt: skip
-SWITCHES = ["region", "space", "pooling", "threshold"]
-COMMON = ("fov", "native", "pixels", "train")
+SWITCHES = [field.name for field in dataclasses.fields(protocols.Protocol)]
+COMMON = dataclasses.astuple(protocols.COMMON)
 
 
 def costs(runs: list[dict], manifests: dict[str, dict]) -> pd.DataFrame:

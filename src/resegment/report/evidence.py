@@ -3,11 +3,10 @@
 import pandas as pd
 
 from resegment import paths, verdicts
+from resegment.figures.tradeoffs import COMMON, SWITCHES
 
 MOVED = ("f1", "se", "sp", "acc", "auc")  # what the table of protocols shows
 OWN = ("proposed", "ablation", "baseline_retrained")  # measured by the authors themselves
-PROTOCOL = ["region", "space", "pooling", "threshold"]
-COMMON = ("fov", "native", "pixels", "train")
 
 
 def records(table: pd.DataFrame) -> list[dict]:
@@ -55,8 +54,8 @@ def _differ(row: dict) -> bool:
 def sensitivity(table: pd.DataFrame, found: list[dict]) -> list[dict]:
     """By experiment: every protocol with its scores (means over seeds), and for each metric the
     common protocol's value, the lowest, the highest and the protocols that gave them."""
-    table = table.astype(dict.fromkeys(PROTOCOL, str))
-    means = table.groupby(["experiment", *PROTOCOL, "metric"]).value.mean()
+    table = table.astype(dict.fromkeys(SWITCHES, str))
+    means = table.groupby(["experiment", *SWITCHES, "metric"]).value.mean()
     parts = []
     for e in found:
         if e["name"] not in means.index.get_level_values(0):
