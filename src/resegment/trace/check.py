@@ -77,7 +77,7 @@ def absent(stages: dict[str, dict]) -> list[str]:
                              for entry in stage.get(side, []))  # fmt: skip
     out = [path for path in recorded if not Path(path).exists()]
     for path in (Path(p) for p in recorded):
-        if path.parent == paths.REGISTRY and path.exists():
+        if path == paths.registry(path.stem) and path.exists():
             known = sums.read(path).expected
             lost = [name for name in known if not (paths.raw(path.stem) / name).is_file()]
             out += [f"{paths.raw(path.stem)} ({len(lost)} of {len(known)} files)"] if lost else []

@@ -126,7 +126,7 @@ def verify(stages: dict[str, dict], values: dict) -> list[str]:
                 wrong[f"{paths.PARAMS}: {line}"] = None
     for path, (digest, _) in recorded.items():
         wrong |= dict.fromkeys(altered(Path(path), digest))
-        if Path(path).parent == paths.REGISTRY:
+        if Path(path) == paths.registry(Path(path).stem):
             folder = paths.raw(Path(path).stem)
             for name, known in sums.read(Path(path)).expected.items():
                 if (folder / name).is_file() and sha256(folder / name) != known:
