@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import matplotlib
@@ -16,6 +17,7 @@ from resegment.errors import UserError
 from resegment.figures import campaign as read
 from resegment.figures import curves, papers, sheets, tradeoffs
 
+SETS = Path(__file__).parents[1] / "data/registry/datasets.yaml"
 H, W = 72, 60  # native; the network sees 48 x 40
 TESTS = ["01_test", "02_test", "03_test", "04_test"]
 SPLITS = {"21_training": "train", "22_training": "train", **dict.fromkeys(TESTS, "test")}
@@ -233,16 +235,17 @@ def _published(folder, campaign, names, filled):
     )
     path = folder / "ledger.csv"
     path.write_text("\n".join([columns, *(rows if filled else [])]) + "\n")
-    if filled:
-        paths.PUBLISHED.mkdir(parents=True)
-        (paths.PUBLISHED / "deviations.csv").write_text(
-            "id,paper,paper_says,done,why,where\n"
-            'rga-01-filters,rga,"40 K parameters, text gives 22 K",reading R2,'
-            "only R2 obeys text and count,src/resegment/models/rga_net.py\n"
-            "rga-02-x,rga,nothing,something,usual,src/resegment/ingest.py\n"
-            "all-01-resize,all,interpolation not given,bilinear,usual,src/resegment/geometry.py\n"
-            "bcdu-01-depth,bcdu,not said,D3,usual,src/resegment/models/bcdu.py\n"
-        )
+    paths.PUBLISHED.mkdir(parents=True)
+    (paths.PUBLISHED / "deviations.csv").write_text(
+        "id,paper,paper_says,done,why,where\n"
+        'rga-01-filters,rga,"40 K parameters, text gives 22 K",reading R2,'
+        "only R2 obeys text and count,src/resegment/models/rga_net.py\n"
+        "rga-02-x,rga,nothing,something,usual,src/resegment/ingest.py\n"
+        "all-01-resize,all,interpolation not given,bilinear,usual,src/resegment/geometry.py\n"
+        "bcdu-01-depth,bcdu,not said,D3,usual,src/resegment/models/bcdu.py\n"
+    )
+    paths.REGISTRY.mkdir(parents=True)
+    shutil.copy(SETS, paths.REGISTRY)
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from test_figures import fake_campaign
+from test_figures import SETS, fake_campaign
 
 from resegment import figures, paths, report
+from resegment.datasets import registry
 from resegment.errors import UserError
 from resegment.report import pictures
 
@@ -244,6 +245,13 @@ def test_the_ledger_has_its_verdicts_reasons_and_deviations(full):
     assert "0.8171 ± 0.0012 0.800–0.840 +0.0005 ✓ reproduced" in page.text
     assert "40 K parameters, text gives 22 K" in page.text  # named by the ledger
     assert "bcdu-01-depth" not in page.text  # neither named nor of a paper in this campaign
+
+
+def test_a_dataset_says_its_title_and_licence(full):
+    _, page, _, _ = full
+    drive = registry._load(SETS, 0)["drive"]
+    for words in (drive.title, drive.licence, drive.homepage):
+        assert " ".join(words.split()) in page.text
 
 
 def test_a_run_says_parameters_data_code_and_weights(full):

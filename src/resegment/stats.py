@@ -21,8 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
-from scipy.stats import ttest_ind, wilcoxon
+import scipy
 
 from resegment import files, metrics
 from resegment.errors import UserError
@@ -230,7 +229,7 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     if n < 2:
         return None
     centre, sd = over_seeds(values)
-    half = float(student.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
     return centre - half, centre + half
 
 
@@ -243,7 +242,7 @@ def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
     difference = difference[~np.isnan(difference)]
     if not len(difference):
         return float("nan")
-    return float(wilcoxon(difference).pvalue) if difference.any() else 1.0
+    return float(scipy.stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
 
 
 def paired(
@@ -357,5 +356,5 @@ def seed_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95)
     if not np.ptp(a) and not np.ptp(b):
         difference = float(np.mean(a) - np.mean(b))
         return difference, difference
-    bounds = ttest_ind(a, b, equal_var=False).confidence_interval(level)
+    bounds = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(level)
     return float(bounds.low), float(bounds.high)

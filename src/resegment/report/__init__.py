@@ -13,7 +13,8 @@ from statistics import median
 import jinja2
 import pandas as pd
 
-from resegment import figures, files, native, paths, verdicts
+from resegment import figures, files, native, paths, published, verdicts
+from resegment.datasets import registry
 from resegment.errors import UserError
 from resegment.figures.papers import NAMES
 from resegment.report import evidence, pictures
@@ -226,21 +227,16 @@ def _leaders(found: list[dict]) -> list[dict]:
 
 def _deviations(ledger: list[dict], runs: list[dict]) -> list[dict]:
     """Rows of deviations.csv that the ledger names or that belong to a paper of these runs."""
-    path = paths.PUBLISHED / "deviations.csv"
-    if not path.exists():
-        return []
     named = {d for part in ledger for d in part["shared"]}
     named |= {d for part in ledger for row in part["rows"] for d in row["deviations"]}
     papers = {"all", *(run.get("paper") for run in runs)}
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    rows = published.deviations().to_dict("records")
     kept = [row for row in rows if row["id"] in named or row["paper"] in papers]
     return [{**row, "anchor": _anchor("deviation", row["id"])} for row in kept]
 
 
 def _dataset(name: str, runs: list[dict]) -> dict:
     """What is known of a dataset, and how many images stand in each split."""
-    path = paths.REGISTRY / "datasets.yaml"
-    registry = files.parse_yaml(path.read_text()) if path.exists() else {}
     images = list(native.manifest(name).values())
     splits = {}
     for run in (r for r in runs if r["dataset"] == name):
@@ -249,7 +245,7 @@ def _dataset(name: str, runs: list[dict]) -> dict:
         splits.setdefault(counts, []).append(run["experiment"])
     return {
         "name": name,
-        "about": registry.get(name) or {},
+        "about": registry.load().get(name),
         "images": len(images),
         "subjects": len({i["subject"] for i in images}),
         "sizes": sorted({f"{i['width']} × {i['height']}" for i in images}),
