@@ -14,8 +14,14 @@ NUMBERS = {
         ("smoke", 0.8166, 1e-4, 0.8, None, (0.8, 0.9), "A and B"), "not run"),
     "contradiction": (("paper", 0.8, 1e-4, 0.8, None, (0.7, 0.9), "A and B"), "not comparable"),
     "inside both": (("paper", 0.8, 1e-4, 0.8, (0.79, 0.81), (0.7, 0.9)), "reproduced"),
-    "inside the seeds only": (("paper", 0.8, 1e-4, 0.81, (0.79, 0.83), (0.805, 0.815)),
+    "inside the seeds only": (("paper", 0.8, 1e-4, 0.808, (0.799, 0.817), (0.805, 0.811)),
                               "reproduced"),
+    "inside seeds that scatter": (("paper", 0.8, 1e-4, 0.81, (0.79, 0.83), (0.805, 0.815)),
+                                  "not reproduced"),
+    "such seeds, and images that meet it, too": (
+        ("paper", 0.8, 1e-4, 0.81, (0.79, 0.83), (0.795, 0.825)), "reproduced"),
+    "such seeds, and one image alone": (
+        ("paper", 0.8, 1e-4, 0.81, (0.79, 0.83), (math.nan, math.nan)), "not reproduced"),
     "inside the images only": (("paper", 0.8, 1e-4, 0.81, (0.805, 0.815), (0.79, 0.83)),
                                "reproduced"),
     "outside both, below": (("paper", 0.8, 1e-4, 0.81, (0.805, 0.815), (0.802, 0.818)),
@@ -52,25 +58,34 @@ def test_of_a_number(case):
         assert "A and B" in reason
 
 
-# published effect, effect, interval over seeds, over images, p, null
+def test_of_a_claimed_value():
+    """What lies between two seeds is not refuted, and what no seed comes near to is."""
+    wide = ("paper", 0.837, 1e-4, 0.804, (0.38, 1.23), (0.78, 0.83))
+    number = verdicts.of_number(*wide)
+    assert verdicts.of_value(number, 0.837, [0.683, 0.730, 1.0])[0] == "undecided"
+    assert verdicts.of_value(number, 0.837, [0.683, 0.730, 0.8])[0] == "not supported"
+    met = verdicts.of_number("paper", 0.8, 1e-4, 0.8, (0.79, 0.81), (0.7, 0.9))
+    assert verdicts.of_value(met, 0.8, [0.79, 0.81])[0] == "supported"
+    lite = verdicts.of_number("lite", 0.8, 1e-4, 0.8, (0.79, 0.81), (0.7, 0.9))
+    assert verdicts.of_value(lite, 0.8, [0.79, 0.81])[0] == "not run"
+    wrong = verdicts.of_number("paper", 0.8, 1e-4, 0.8, None, (0.7, 0.9), "A and B")
+    assert verdicts.of_value(wrong, 0.8, [0.79, 0.81])[0] == "undecided"
+
+
+# effect, interval over seeds, over images, p, null
 EFFECTS = {
-    "above zero under both": ((0.01, 0.02, (0.01, 0.03), (0.005, 0.03), 0.01), "supported"),
-    "above zero, smaller than printed": ((0.05, 0.02, (0.01, 0.03), (0.01, 0.03), 0.01),
-                                         "supported"),
-    "the seeds reach zero": ((0.01, 0.02, (-0.01, 0.03), (0.005, 0.03), 0.01), "undecided"),
-    "the images reach zero": ((0.01, 0.02, (0.01, 0.03), (-0.005, 0.03), 0.01), "undecided"),
-    "no longer significant after Holm": ((0.01, 0.02, (0.01, 0.03), (0.005, 0.03), 0.05),
-                                         "undecided"),
-    "no test, intervals alone": ((None, 0.02, (0.01, 0.03), None, NAN), "supported"),
-    "one seed": ((0.01, 0.02, None, (0.01, 0.03), 0.001), "undecided"),
-    "below zero": ((0.01, -0.02, (-0.03, -0.01), (-0.05, -0.01), 0.2), "not supported"),
-    "below zero under one alone": ((None, -0.02, (-0.03, -0.01), (-0.05, 0.01), 0.2), "undecided"),
-    "less than printed": ((0.05, 0.005, (-0.01, 0.02), (-0.02, 0.03), 0.5), "not supported"),
-    "nothing printed, zero inside": ((None, 0.005, (-0.01, 0.02), (-0.02, 0.03), 0.5),
-                                     "undecided"),
-    "undefined": ((0.01, NAN, (0.01, 0.03), (NAN, NAN), NAN), "undecided"),
-    "above a bound": ((None, 0.985, (0.98, 0.99), (0.982, 0.988), NAN, 0.9784), "supported"),
-    "below a bound": ((None, 0.96, (0.95, 0.97), (0.955, 0.965), NAN, 0.9784), "not supported"),
+    "above zero under both": ((0.02, (0.01, 0.03), (0.005, 0.03), 0.01), "supported"),
+        "the seeds reach zero": ((0.02, (-0.01, 0.03), (0.005, 0.03), 0.01), "undecided"),
+    "the images reach zero": ((0.02, (0.01, 0.03), (-0.005, 0.03), 0.01), "undecided"),
+    "no longer significant after Holm": ((0.02, (0.01, 0.03), (0.005, 0.03), 0.05), "undecided"),
+    "no test, intervals alone": ((0.02, (0.01, 0.03), None, NAN), "supported"),
+    "one seed": ((0.02, None, (0.01, 0.03), 0.001), "undecided"),
+    "below zero": ((-0.02, (-0.03, -0.01), (-0.05, -0.01), 0.2), "not supported"),
+    "below zero under one alone": ((-0.02, (-0.03, -0.01), (-0.05, 0.01), 0.2), "undecided"),
+    "zero inside both": ((0.005, (-0.01, 0.02), (-0.02, 0.03), 0.5), "undecided"),
+    "undefined": ((NAN, (0.01, 0.03), (NAN, NAN), NAN), "undecided"),
+    "above a bound": ((0.985, (0.98, 0.99), (0.982, 0.988), NAN, 0.9784), "supported"),
+    "below a bound": ((0.96, (0.95, 0.97), (0.955, 0.965), NAN, 0.9784), "not supported"),
 }  # fmt: skip
 SIZES = {
     "inside, above zero": ((0.02, 0.019, (0.01, 0.03), (0.015, 0.025)), "supported"),

@@ -19,8 +19,6 @@ from resegment.errors import UserError
 HEADER = ("claim", "paper", "statement", "dataset", "metric", "protocol", "a", "b", "published",
           "effect", "low", "high", "seeds_low", "seeds_high", "p", "p_holm", "n_seeds", "n_images",
           "budget", "verdict", "reason")  # fmt: skip
-SAID = dict(zip(verdicts.NUMBER, ("supported", "not supported", "undecided", "not run"),
-                strict=True))  # fmt: skip
 UNCOUNTED = "undecided", "the manifest of a run has no count"
 AGAINST = ("not supported", "undecided", "supported")  # what refutes one rival refutes "all"
 
@@ -139,11 +137,10 @@ def _level(claim: dict, a: list[dict], protocol: str, measured: dict, wrong: dic
     if claim["kind"] == "value":
         reason = wrong.get(claim["published"])
         rule = (budget, printed, claim["resolution"], mean, seeds, images, reason)
-        said, reason = verdicts.of_number(*rule)
-        return row | _said((SAID[said], reason))
+        return row | _said(verdicts.of_value(verdicts.of_number(*rule), printed, values))
     if budget != "paper":
         return row | _not_run(budget)
-    return row | _said(verdicts.of_effect(None, mean, seeds, images, null=printed))
+    return row | _said(verdicts.of_effect(mean, seeds, images, null=printed))
 
 
 def _lead(claim: dict, a: list[dict], b: list[list[dict]], measured: dict, tests: dict) -> dict:
@@ -156,9 +153,9 @@ def _lead(claim: dict, a: list[dict], b: list[list[dict]], measured: dict, tests
         effect = stats.over_seeds(values)[0] - stats.over_seeds(others)[0]
         seeds = stats.seed_difference(values, others)
         images = (test["low"], test["high"]) if "low" in test else None
-        rule = (claim["value"], effect, seeds, images)
-        p = test.get("p_holm", math.nan)
-        said = verdicts.of_size(*rule) if claim["kind"] == "size" else verdicts.of_effect(*rule, p)
+        rule, p = (effect, seeds, images), test.get("p_holm", math.nan)
+        sized = claim["kind"] == "size"
+        said = verdicts.of_size(claim["value"], *rule) if sized else verdicts.of_effect(*rule, p)
         verdict, reason = said
         rival = f"{name}: " if len(b) > 1 else ""
         row = {"effect": effect, **_bounds(seeds, images), **_said((verdict, rival + reason))}

@@ -2,12 +2,13 @@
 
 scores.csv   one row per run, protocol and metric, with the 95 % image-bootstrap interval of that
              run; the second observer once per experiment, as the seed `observer2`.
-ledger.csv   one row per published number that an experiment of the campaign re-measures.
+ledger.csv   one row per published number that an experiment of the campaign re-measures;
+             `deviations`: all of its paper, of which some concern other experiments.
 claims.csv   one row per claim of the papers whose experiments are in the campaign (`claims`).
 comparisons.csv  every two experiments on the same test images, F1 under the common protocol:
              the difference a - b, its intervals over images (`low`, `high`) and over seeds, p of
-             the paired test over images, and p adjusted by Holm for the number of pairs on that
-             dataset; then every experiment and the second observer, `observer2`, with a Holm of
+             the paired test over images, and p adjusted by Holm for the number of pairs on those
+             images; then every experiment and the second observer, `observer2`, with a Holm of
              their own.
 sensitivity.csv  every run under all 16 protocols: how the protocol alone moves each metric.
 calibration.csv  of every run under the common protocol: bins of equal width, the mean probability

@@ -220,12 +220,15 @@ def claims(paper: str, *campaigns: str) -> str:
     """
     lines = ["| claim | metric | printed | measured | over images | over seeds | in | verdict |",
              "|---" * 8 + "|"]  # fmt: skip
+    kinds = {claim["id"]: claim["kind"] for claim in published.claims()}
     for row in _claims(campaigns, paper=paper):
         spans = (_span(row[low], row[high])
                  for low, high in (("low", "high"), ("seeds_low", "seeds_high")))  # fmt: skip
         reduced = f": {row['budget']} only" * (row["verdict"] == "not run" and row["effect"] != "")
-        cells = (row["statement"], row["metric"], *map(_figure, (row["published"], row["effect"])),
-                 *spans, row["where"], row["verdict"] + reduced)  # fmt: skip
+        theirs = " (another's)" * (kinds[row["claim"]] == "above")
+        cells = (row["statement"], row["metric"], _figure(row["published"]) + theirs,
+                 _figure(row["effect"]), *spans, row["where"],
+                 row["verdict"] + reduced)  # fmt: skip
         lines.append("|" + "".join(f" {cell} |" for cell in cells))
     return "\n" + "\n".join(lines) + "\n"
 

@@ -1,8 +1,9 @@
 """The rules by which a published number and a claim are judged, and nothing else.
 
 Two uncertainties stay apart: over seeds (what training again changes) and over images (what other
-test images would change). A number is met if either interval meets it; an effect must hold under
-both. Under a reduced budget nothing is judged that the budget could have changed.
+test images would change). A number is met if either interval meets it, but the wider seeds scatter
+the more numbers they meet: NARROW and WIDE bound that. An effect must hold under both. Under a
+reduced budget nothing is judged that the budget could have changed.
 """
 
 import math
@@ -12,7 +13,8 @@ from resegment.stats import Interval
 NUMBER = ("reproduced", "not reproduced", "not comparable", "not run")
 CLAIM = ("supported", "not supported", "undecided", "not run")
 SIGNIFICANT = 0.05
-WIDE = 0.1  # of metrics from 0 to 1
+NARROW = 0.02  # of metrics from 0 to 1: of the size of the gains that the papers print
+WIDE = 0.1
 
 
 def of_number(
@@ -31,8 +33,8 @@ def of_number(
     3. not reproduced: the measured metric is undefined; or the interval over seeds is wider than
        WIDE, for such seeds would meet any number, and their mean is that of no run.
     4. reproduced: the printed number, anywhere within half a unit of its last digit
-       (`resolution`), meets the interval over seeds or the interval over images. With neither
-       (a parameter count) it must meet the mean itself.
+       (`resolution`), meets the interval over images, or that over seeds where it is not wider than
+       NARROW. With neither (a parameter count) it must meet the mean itself.
     5. not reproduced: anything else.
     """
     if budget != "paper":
@@ -47,14 +49,26 @@ def of_number(
     reason = ", ".join(f"{k} {low:.4f} to {high:.4f}" for k, (low, high) in known.items())
     if "seeds" in known and known["seeds"][1] - known["seeds"][0] > WIDE:
         return "not reproduced", f"{reason}; the seeds disagree too far to reproduce a number"
-    meets = any(
-        low - reach <= printed <= high + reach for low, high in known.values() or [(mean, mean)]
-    )
+    met = [k for k, (low, high) in known.items() if low - reach <= printed <= high + reach]
+    if met == ["seeds"] and known["seeds"][1] - known["seeds"][0] > NARROW:
+        return "not reproduced", f"{reason}; seeds that scatter so much meet many numbers"
+    meets = met if known else abs(mean - printed) <= reach
     return ("reproduced" if meets else "not reproduced"), reason
 
 
+def of_value(number: tuple[str, str], printed: float, values: list[float]) -> tuple[str, str]:
+    """(verdict, reason) for the claim of a number: `of_number`'s, and the seeds' values.
+
+    Undecided, too, where the number is not reproduced and yet lies between two seeds.
+    """
+    verdict, reason = number
+    if verdict == "not reproduced" and min(values) <= printed <= max(values):
+        return "undecided", f"{reason}; the printed number lies between two of them"
+    return dict(zip(NUMBER, ("supported", "not supported", "undecided", "not run"),
+                    strict=True))[verdict], reason  # fmt: skip
+
+
 def of_effect(
-    published: float | None,
     effect: float,
     seeds: Interval | None,
     images: Interval | None,
@@ -69,8 +83,7 @@ def of_effect(
     1. undecided: fewer than two seeds on a side, or a side that is undefined.
     2. supported: every interval lies above null and p, adjusted by Holm, is below 0.05 (nan where
        there is no test: the intervals decide).
-    3. not supported: every interval ends below null, or below the printed effect: there is none,
-       or less than was claimed.
+    3. not supported: every interval ends below null.
     4. undecided: what remains.
     """
     known = [i for i in (seeds, images) if i]
@@ -83,8 +96,6 @@ def of_effect(
         return "supported", f"every interval lies above {null:g}"
     if max(highs) < null:
         return "not supported", f"every interval lies below {null:g}"
-    if published is not None and max(highs) < published:
-        return "not supported", "the printed effect lies above every interval"
     return "undecided", f"{null:g} is within an interval, or chance explains the difference"
 
 

@@ -47,8 +47,8 @@ def _differ(row: dict) -> bool:
         return False
     if row["difference"] < 0:
         over = [(-high, -low) for low, high in over]
-    rule = (None, abs(row["difference"]), *over, row["p_holm"])
-    return verdicts.of_effect(*rule)[0] == "supported"
+    said, _ = verdicts.of_effect(abs(row["difference"]), *over, row["p_holm"])
+    return said == "supported"
 
 
 def sensitivity(table: pd.DataFrame, found: list[dict]) -> list[dict]:
