@@ -52,8 +52,8 @@ def make(f1: dict[str, list[float]], budget="paper", **change) -> tuple[list[dic
     return runs, measured
 
 
-def said(made: tuple[list[dict], dict], wrong: dict | None = None) -> dict[str, dict]:
-    return {row["claim"]: row for row in claims.table(*made, wrong or {})}
+def said(made: tuple[list[dict], dict], apart: dict | None = None) -> dict[str, dict]:
+    return {row["claim"]: row for row in claims.table(*made, apart or {})}
 
 
 def test_the_file_names_experiments_datasets_and_metrics_that_exist(monkeypatch):
@@ -134,7 +134,7 @@ def test_a_count_needs_the_papers_network_and_no_schedule(full, expected):
 def test_a_value_goes_by_the_ledgers_rules():
     made = make({"rga-drive": [0.8160, 0.8170]})
     assert said(made)["rga-c1-accuracy"]["verdict"] == "supported"
-    row = said(made, {"rga-2-08.f1": "A and B"})["rga-c1-accuracy"]
+    row = said(made, {"rga-drive": {"rga-2-08.f1": "A and B"}})["rga-c1-accuracy"]
     assert row["verdict"] == "undecided" and "A and B" in row["reason"]
 
 

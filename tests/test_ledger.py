@@ -46,8 +46,9 @@ def stored(folder):
     rng = np.random.default_rng(0)
     counts = np.zeros((3, 2, 2, 2, metrics.LEVELS), np.uint32)
     counts[..., rng.integers(0, metrics.LEVELS, 50)] = rng.integers(1, 9, (3, 2, 2, 2, 50))
-    splits = np.array(["train", "test", "test"])
-    return {"counts": counts, "splits": splits, "spaces": np.array(["native", "network"])}
+    splits, ids = np.array(["train", "test", "test"]), np.array(["01L", "14R", "11L"])
+    spaces = np.array(["native", "network"])
+    return {"counts": counts, "ids": ids, "splits": splits, "spaces": spaces}
 
 
 def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
@@ -133,6 +134,17 @@ def test_every_measured_cell_of_the_named_rows_is_listed_once():
     assert verdicts["rga-3-11.sp"] == "not comparable"
     assert verdicts["rga-2-08.iou"] == "not reproduced"  # 0.9 against 0.6903
     assert "0.9812" in entry("rga-3-11", "sp")["reason"].replace(" .", " 0.")
+
+
+def test_a_row_of_other_images_is_not_comparable():
+    chase = {"dataset": "chase_db1", "rows_dataset": "chase_db1", "split": "chase_db1"}
+    runs = make(**chase, paper="mininet", rows=["mininet-5-11"])
+    ledger.build("drive-paper", runs)
+    found = entry("mininet-5-11", "f1")
+    assert found["verdict"] == "not comparable" and "01L-14R (0.0693)" in found["reason"]
+    same = {"paper": "rsan", "rows": ["rsan-2-04"]}
+    ledger.build("drive-paper", [{**run, **same} for run in runs])
+    assert entry("rsan-2-04", "f1")["verdict"] == "reproduced"  # that row is of these images
 
 
 def test_the_parameter_count_comes_from_the_manifest():

@@ -240,7 +240,7 @@ def test_the_ledger_has_its_verdicts_reasons_and_deviations(full):
         assert words in page.text
     assert "stare F1 0.840 – – ○ not run" in page.text  # the digits the paper printed
     assert "Mini-Net mininet-2-01 drive parameters, M 0.037685 0.039639 +0.001954 ✗" in page.text
-    assert "Deviations of the paper, some of other experiments than these: rga-01-filters , all-01-resize ." in page.text
+    assert "some of other experiments than these: rga-01-filters , all-01-resize ." in page.text
     assert "contradicts itself rga-02-x net-a" in page.text
     assert "0.8171 ± 0.0012 0.800–0.840 +0.0005 ✓ reproduced" in page.text
     assert "40 K parameters, text gives 22 K" in page.text  # named by the ledger

@@ -23,12 +23,13 @@ UNCOUNTED = "undecided", "the manifest of a run has no count"
 AGAINST = ("not supported", "undecided", "supported")  # what refutes one rival refutes "all"
 
 
-def table(runs: list[dict], measured: dict, wrong: dict[str, str]) -> list[dict]:
+def table(runs: list[dict], measured: dict, apart: dict[str, dict[str, str]]) -> list[dict]:
     """One row (keys: HEADER) for every claim of the papers whose experiments are among the runs.
 
     runs: resolved runs of one campaign. measured: by run id, `scores` and `bounds` by protocol and
-    `model` of its manifest (`ledger.build`). wrong: cell id -> why its row contradicts itself.
-    `low` and `high` bound the effect over the images, `seeds_*` over the seeds.
+    `model` of its manifest (`ledger.build`). apart: by experiment and cell, why none of its numbers
+    can stand beside the cell (`audit.incomparable`). `low` and `high` bound the effect over the
+    images, `seeds_*` over the seeds.
     """
     groups: dict[str, list[dict]] = {}
     for run in runs:
@@ -46,7 +47,7 @@ def table(runs: list[dict], measured: dict, wrong: dict[str, str]) -> list[dict]
         tried = [t for pair, t in tests.items() if pair[0] == paper and not math.isnan(t["p"])]
         for t, p in zip(tried, stats.holm([t["p"] for t in tried]), strict=True):
             t["p_holm"] = float(p)
-    return [_row(c, groups, measured, tests, wrong) for c in asked]
+    return [_row(c, groups, measured, tests, apart) for c in asked]
 
 
 def value(run: dict, metric: str, measured: dict, protocol: str = "") -> float:
@@ -88,7 +89,7 @@ def _paired(a: list[dict], b: list[dict], metric: str) -> dict:
     return stats.paired(*folders, a[0]["protocol"], metric)
 
 
-def _row(claim: dict, groups: dict, measured: dict, tests: dict, wrong: dict) -> dict:
+def _row(claim: dict, groups: dict, measured: dict, tests: dict, apart: dict) -> dict:
     """One claim's row: what was measured, as far as it was, and what the rules say of it."""
     row = dict.fromkeys(HEADER) | {
         "claim": claim["id"], "b": " ".join(claim["b"]), "published": claim["value"],
@@ -106,7 +107,7 @@ def _row(claim: dict, groups: dict, measured: dict, tests: dict, wrong: dict) ->
     if claim["kind"] == "count":
         return row | _counts(claim, a, b, measured)
     if claim["kind"] in ("value", "above"):
-        return row | _level(claim, a, row["protocol"], measured, wrong)
+        return row | _level(claim, a, row["protocol"], measured, apart)
     return row | _lead(claim, a, b, measured, tests)
 
 
@@ -122,7 +123,7 @@ def _counts(claim: dict, a: list[dict], b: list[list[dict]], measured: dict) -> 
     return {"effect": effect} | _said((said, "counted"))
 
 
-def _level(claim: dict, a: list[dict], protocol: str, measured: dict, wrong: dict) -> dict:
+def _level(claim: dict, a: list[dict], protocol: str, measured: dict, apart: dict) -> dict:
     """One value beside a printed number: its own, or one that it must exceed."""
     values = [value(run, claim["metric"], measured) for run in a]
     mean, seeds, images = stats.over_seeds(values)[0], stats.seed_interval(values), None
@@ -135,7 +136,7 @@ def _level(claim: dict, a: list[dict], protocol: str, measured: dict, wrong: dic
     if counted(claim["metric"]) and math.isnan(mean):
         return row | _said(UNCOUNTED)
     if claim["kind"] == "value":
-        reason = wrong.get(claim["published"])
+        reason = apart.get(a[0]["experiment"], {}).get(claim["published"])
         rule = (budget, printed, claim["resolution"], mean, seeds, images, reason)
         return row | _said(verdicts.of_value(verdicts.of_number(*rule), printed, values))
     if budget != "paper":

@@ -67,12 +67,12 @@ def build(campaign: str, runs: list[dict]) -> None:
         experiments.setdefault(run["experiment"], []).append(run)
     measured = {run["run"]: _measured(run) for run in runs}
     rows = audit.recorded()
-    wrong = audit.contradictions(rows)
     groups = experiments.values()
+    apart = {e: audit.incomparable(rows, _tested(group[0])) for e, group in experiments.items()}
     tables = {
         "scores": (SCORES, [r for group in groups for r in _scores(group, measured)]),
-        "ledger": (LEDGER, [r for group in groups for r in _ledger(group, measured, wrong)]),
-        "claims": _named(claims.HEADER, claims.table(runs, measured, wrong)),
+        "ledger": (LEDGER, [r for group in groups for r in _ledger(group, measured, apart)]),
+        "claims": _named(claims.HEADER, claims.table(runs, measured, apart)),
         "comparisons": _named(COMPARISONS, _comparisons(list(groups), measured)),
         "sensitivity": _named(
             SENSITIVITY, [r for run in runs for r in measured[run["run"]]["sensitivity"]]
@@ -117,6 +117,13 @@ def _measured(run: dict) -> dict:
     }
 
 
+def _tested(run: dict) -> str:
+    """A run's test images as data/published/testsets.csv names them: first to last id."""
+    stored = stats.stored(paths.scores(run["run"]))
+    ids = sorted(stored["ids"][stored["splits"] == "test"].tolist())
+    return f"{ids[0]}-{ids[-1]}" if ids else ""
+
+
 def _scores(group: list[dict], measured: dict) -> Iterable[list]:
     """Rows of one experiment's runs, then of the second observer as its first run met it."""
     for run in group:
@@ -151,12 +158,12 @@ def _metrics(
                    _text(values.get("threshold")), values.get("n_images"), run["run"]]  # fmt: skip
 
 
-def _ledger(group: list[dict], measured: dict, wrong: dict[str, str]) -> Iterable[list]:
+def _ledger(group: list[dict], measured: dict, apart: dict) -> Iterable[list]:
     """Rows of one experiment: its published cells, unless it ran on another dataset."""
     first = group[0]
     if first["dataset"] != first["rows_dataset"] or not first["rows"]:
         return
-    known = published.cells()
+    known, reasons = published.cells(), apart[first["experiment"]]
     for row_id in first["rows"]:
         found = published.row(row_id, known)
         where = f"params.yaml: experiments.{first['experiment']}.rows names {row_id}, which was"
@@ -167,12 +174,12 @@ def _ledger(group: list[dict], measured: dict, wrong: dict[str, str]) -> Iterabl
                 used = f"{cell['dataset']}, not on {first['dataset']}"
                 raise UserError(f"{where} measured on {used}: name another row")
             if cell["metric"] in (*METRICS, "params_m"):
-                entry = _entry(cell, group, measured, wrong.get(cell["cell"]))
+                entry = _entry(cell, group, measured, reasons.get(cell["cell"]))
                 if entry:
                     yield entry
 
 
-def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | None) -> list | None:
+def _entry(cell: dict, group: list[dict], measured: dict, apart: str | None) -> list | None:
     """The ledger row of one published number; None where the parameter count is not known."""
     first, metric, names = group[0], cell["metric"], [r["run"] for r in group]
     values = [claims.value(run, metric, measured) for run in group]
@@ -184,7 +191,7 @@ def _entry(cell: dict, group: list[dict], measured: dict, contradiction: str | N
         return None
     mean, sd = stats.over_seeds(values)
     budget = claims.judged(first, metric)
-    rule = (budget, cell["value"], cell["resolution"], mean, seeds, images, contradiction)
+    rule = (budget, cell["value"], cell["resolution"], mean, seeds, images, apart)
     said, reason = verdicts.of_number(*rule)
     method = cell["method"] + (f" ({cell['variant']})" if cell["variant"] else "")
     applied = published.applying(first["paper"])

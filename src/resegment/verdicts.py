@@ -24,12 +24,12 @@ def of_number(
     mean: float,
     seeds: Interval | None,
     images: Interval | None,
-    contradiction: str | None = None,
+    apart: str | None = None,
 ) -> tuple[str, str]:
     """(verdict, reason) for one published number; the first rule that fits decides.
 
     1. not run: the budget is a reduction of the paper's schedule, whatever the value.
-    2. not comparable: the published row contradicts itself in this metric.
+    2. not comparable: for the reason `apart`, e.g. that the published row contradicts itself.
     3. not reproduced: the measured metric is undefined; or the interval over seeds is wider than
        WIDE, for such seeds would meet any number, and their mean is that of no run.
     4. reproduced: the printed number, anywhere within half a unit of its last digit
@@ -39,8 +39,8 @@ def of_number(
     """
     if budget != "paper":
         return "not run", f"paper budget not run; value shown is budget {budget}"
-    if contradiction:
-        return "not comparable", f"the published row contradicts itself: {contradiction}"
+    if apart:
+        return "not comparable", apart
     if math.isnan(mean):
         return "not reproduced", "the measured value is undefined"
     named = {"seeds": seeds, "images": images}

@@ -27,7 +27,8 @@ explains but another prevalence would is undecidable: another split is no contra
 that print one run, the cell that alone stands against all the others is named, at the limits
 themselves (they let Acc leave what the means of Se and Sp make it by 0.0009 on DRIVE's frame; of
 the 24 networks none left it by more than 0.0002). Lesions and nuclei, whose area varies without
-limit, have the third question only.
+limit, have the third question only. A consistent row may still not be of the images that somebody
+tests: `unfit` names the measured splits of its dataset whose labels cannot give it.
 
 The linear test of means is that of Fazekas & Kovacs, mlscorecheck (2024), extended to the ratios;
 `referee` asks that package itself.
@@ -44,7 +45,7 @@ from resegment.audit.verdict import blamed, digits, judge, spared, without
 from resegment.errors import UserError
 
 COLUMNS = ("row", "paper", "table", "method", "dataset", "role", "verdict", "protocol",
-           "prevalence", "cells", "sentence", "referee")  # fmt: skip
+           "prevalence", "cells", "sentence", "unfit", "referee")  # fmt: skip
 
 
 def table(names: Iterable[str] = (), referee: bool = False) -> list[dict]:
@@ -79,6 +80,7 @@ def table(names: Iterable[str] = (), referee: bool = False) -> list[dict]:
             "prevalence": digits(sum(need) / 2) if need and 0 < sum(need) < 2 else "",
             "cells": said["cells"],
             "sentence": said["sentence"],
+            "unfit": said["unfit"],
             "referee": ask(printed, dataset, sets) if referee else "",
         })  # fmt: skip
     return out
@@ -112,9 +114,21 @@ def recorded(names: Iterable[str] = ()) -> list[dict]:
     return [r for r in rows if not names or names & {r["row"], r["paper"]}]
 
 
-def contradictions(rows: list[dict]) -> dict[str, str]:
-    """Cell id -> the sentence that says why it is impossible; rows: as from `table`."""
-    return {f"{r['row']}.{m}": r["sentence"].rstrip(".") for r in rows for m in r["cells"].split()}
+def incomparable(rows: list[dict], tested: str = "") -> dict[str, str]:
+    """Cell id -> why no measured number can stand beside it; rows: as from `table`.
+
+    It contradicts the rest of its row; or the row is of other test images than `tested`, a split of
+    testsets.csv (first to last id).
+    """
+    wrong = {
+        f"{r['row']}.{m}": f"the published row is of other images than the {tested} tested here: "
+        + r["sentence"].rstrip(".")
+        for r in rows if tested in r["unfit"].split() for m in published.SHARES
+    }  # fmt: skip
+    return wrong | {
+        f"{r['row']}.{m}": f"the published row contradicts itself: {r['sentence'].rstrip('.')}"
+        for r in rows for m in r["cells"].split()
+    }  # fmt: skip
 
 
 def _twins(rows: set[str]) -> dict[str, str]:

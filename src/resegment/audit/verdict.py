@@ -23,7 +23,7 @@ POOLINGS = {"pooled": "pooled pixels", "mean of images": "means of images"}
 
 
 def judge(printed: Intervals, dataset: str, sets: tuple[TestSet, ...]) -> dict[str, str]:
-    """verdict, protocol, cells and sentence of one row: metric -> interval, on `dataset`."""
+    """verdict, protocol, cells, sentence and unfit of one row: metric -> interval, on `dataset`."""
     own = [s for s in sets if s.dataset == dataset]
     checked = {k: v for k, v in printed.items() if k in METRICS}
     if len(checked) < 3 and not {"f1", "iou"} <= checked.keys():
@@ -44,7 +44,10 @@ def judge(printed: Intervals, dataset: str, sets: tuple[TestSet, ...]) -> dict[s
         return said("undecidable", _capital(f"{start}{kind}Se, Sp and Acc to decide anything."))
     found = fits(checked, dataset, sets)
     if found:
-        return _consistent(checked, found)
+        splits = list(dict.fromkeys(s.split for s in own))
+        parts = {name: tuple(s for s in own if s.split == name) for name in splits}
+        unfit = [name for name in splits if not fits(checked, dataset, parts[name])]
+        return _consistent(checked, found) | {"unfit": " ".join(unfit)}
     need = _need(checked, own)
     if prevalence(checked) and pooled_at(checked):
         return said("undecidable", f"{need}; the numbers agree with each other, and another "
@@ -67,7 +70,8 @@ def judge(printed: Intervals, dataset: str, sets: tuple[TestSet, ...]) -> dict[s
 
 
 def said(verdict: str, sentence: str, protocol: str = "", cells: str = "") -> dict[str, str]:
-    return {"verdict": verdict, "protocol": protocol, "cells": cells, "sentence": sentence}
+    return {"verdict": verdict, "protocol": protocol, "cells": cells, "sentence": sentence,
+            "unfit": ""}  # fmt: skip
 
 
 def without(printed: Intervals, metric: str) -> Intervals:
