@@ -463,12 +463,12 @@ def test_a_folder_that_is_no_bundle_is_said(home, tmp_path):
 
 
 def bare_environment(folder: Path) -> Path:
-    """A Python that has torch, numpy, OpenCV, PyYAML, safetensors and tqdm, what these need, and
+    """A Python that has torch, numpy, OpenCV, safetensors and tqdm, what these need, and
     nothing else."""
     command = [sys.executable, "-m", "venv", "--without-pip", "--symlinks", str(folder)]
     subprocess.run(command, check=True)
     [site] = folder.glob("lib/python*/site-packages")
-    todo, seen = ["torch", "numpy", "opencv-python", "pyyaml", "safetensors", "tqdm"], set()
+    todo, seen = ["torch", "numpy", "opencv-python", "safetensors", "tqdm"], set()
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
         if name in seen:

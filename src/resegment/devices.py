@@ -26,7 +26,7 @@ def cards() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [c for c in visible.split(",") if c.strip() and c.strip() != "-1"]
-    return sorted(p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*"))
+    return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]  # CUDA's own numbers
 
 
 def per_card() -> int:
@@ -39,7 +39,10 @@ def per_card() -> int:
 
 
 def slot_folder() -> Path:
-    return Path(os.environ.get("RESEGMENT_SLOTS") or Path(tempfile.gettempdir()) / "resegment-gpu")
+    """Where the locks lie: of a machine, or of a job of Slurm, whose cards count from 0 again."""
+    job = os.environ.get("SLURM_JOB_ID")
+    usual = Path(tempfile.gettempdir()) / (f"resegment-gpu-{job}" if job else "resegment-gpu")
+    return Path(os.environ.get("RESEGMENT_SLOTS") or usual)
 
 
 def opened(file: Path) -> int:
@@ -99,6 +102,7 @@ def claim(device: str = "auto") -> Iterator[str]:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
+                print(f"using GPU {card}", file=sys.stderr)
                 os.environ["CUDA_VISIBLE_DEVICES"] = card
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 yield "cuda"
@@ -116,7 +120,8 @@ def usable(device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(f"torch {torch.__version__} cannot use the GPU here: install a build for "
-                        "its driver, or use --device cpu")  # fmt: skip
+                        "its driver, or use --device cpu (of dvc and snakemake: put "
+                        "CUDA_VISIBLE_DEVICES= in front)")  # fmt: skip
 
 
 # What torch, oneDNN, cuBLAS and OpenCV call it; numpy and Python raise MemoryError.

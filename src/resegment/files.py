@@ -14,17 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import yaml
-
 from resegment.errors import Unreadable
-
-# libyaml reads eight times as fast, where PyYAML was built with it
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def parse_yaml(text: str | bytes) -> object:
-    """Plain values alone, of files that the project or DVC writes; params.yaml: see `dialects`."""
-    return yaml.load(text, Loader)  # a safe loader  # noqa: S506
 
 
 @contextlib.contextmanager

@@ -35,7 +35,12 @@ def stage_of(*patterns):
 
     def of(wildcards):
         stages = [pattern.format(**wildcards) for pattern in patterns]
-        return next(stage for stage in stages if stage in STAGES)
+        if known := [stage for stage in stages if stage in STAGES]:
+            return known[0]
+        raise UserError(
+            f"no active campaign has {stages[0]}: name one that has in `active` of params.yaml, "
+            "then run `resegment plan`"
+        )
 
     return of
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import yaml
 
+from resegment import dialects
 from resegment.errors import UserError
-from resegment.files import atomic, parse_yaml
+from resegment.files import atomic
 
 LOCK, TMP = Path("dvc.lock"), Path(".dvc/tmp")
 SNAKEMAKE = Path(".snakemake")
@@ -84,7 +85,7 @@ def _whole(text: bytes) -> bool:
     if not text.endswith(b"\n"):
         return False
     try:
-        stages = parse_yaml(text)["stages"].values()
+        stages = dialects.plain(text)["stages"].values()
         return all(
             s["cmd"]
             and all(item["path"] for side in ("deps", "outs") for item in s.get(side, []))

@@ -213,7 +213,7 @@ def campaign_stages(params: schema.Params) -> dict[str, dict]:
         }  # fmt: skip
         out[f"report-{name}"] = {
             "cmd": f"exec resegment report {name}",
-            "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *noted,
+            "deps": [*tables, f"{here}/figures", f"{here}/pictures", *manifests, *scores, *noted,
                      *sets, *splits, str(paths.REGISTRY / "datasets.yaml"),
                      *(f"src/resegment/templates/{t}" for t in TEMPLATE_FILES),
                      *code("report", "proof")],

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from resegment import files, paths
+from resegment import dialects, files, paths
 from resegment.datasets import sums
 from resegment.errors import Unreadable, UserError
-from resegment.files import md5, parse_yaml, sha256
+from resegment.files import md5, sha256
 from resegment.trace import dvc_name, files_md5
 
 
@@ -37,7 +37,7 @@ def read(name: str, at: str | None = None) -> dict:
     """A YAML file, now or at a commit: plain, not validated, as its shape may have been another."""
     where = f"{name}{f' of {at}' if at else ''}"
     try:
-        found = parse_yaml(shown(name, at))
+        found = dialects.plain(shown(name, at))
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise UserError(f"{where} is not valid YAML: {' '.join(str(e).split())[:300]}") from None
     if not isinstance(found, dict):
