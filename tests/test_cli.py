@@ -309,6 +309,18 @@ def test_a_card_is_shared_by_as_many_as_are_allowed(tmp_path, monkeypatch):
             pass
 
 
+def test_a_job_of_slurm_waits_for_no_other(monkeypatch):
+    """Slurm numbers the cards of each job from 0: locks of one name are of other cards."""
+    monkeypatch.delenv("RESEGMENT_SLOTS", raising=False)
+    folders = set()
+    for job in ("11", "12", ""):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        folders.add(devices.slot_folder())
+    assert len(folders) == 3
+    monkeypatch.setenv("RESEGMENT_SLOTS", "/lab")
+    assert devices.slot_folder() == Path("/lab")
+
+
 def test_a_dead_holder_frees_its_card(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("RESEGMENT_SLOTS", str(tmp_path))
