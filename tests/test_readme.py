@@ -1,5 +1,6 @@
 """Numbers in prose are those of the tables."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,10 @@ def tables(tmp_path, monkeypatch, root):
              "ledger": LEDGER, "sensitivity": SENSITIVITY}  # fmt: skip
     for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
+    published = tmp_path / "data/published"
+    published.mkdir(parents=True)
+    for name in ("claims.csv", "cells.csv"):
+        shutil.copy(root / "data/published" / name, published)
     quotes._table.cache_clear()
     yield folder
     quotes._table.cache_clear()

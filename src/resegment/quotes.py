@@ -225,7 +225,7 @@ def claims(paper: str, *campaigns: str) -> str:
         spans = (_span(row[low], row[high])
                  for low, high in (("low", "high"), ("seeds_low", "seeds_high")))  # fmt: skip
         reduced = f": {row['budget']} only" * (row["verdict"] == "not run" and row["effect"] != "")
-        theirs = " (another's)" * (kinds[row["claim"]] == "above")
+        theirs = " (another's)" * (kinds.get(row["claim"]) == "above")
         cells = (row["statement"], row["metric"], _figure(row["published"]) + theirs,
                  _figure(row["effect"]), *spans, row["where"],
                  row["verdict"] + reduced)  # fmt: skip
