@@ -45,7 +45,7 @@ b,0,frame,native,pixels,0.5,f1,0.71
 """
 LEDGER = "row,metric,verdict\nrga-3-11,f1,reproduced\n"
 VERDICTS = (
-    "2 claims 0 are supported, 0 are not supported, 1 are undecided, 1 are not run "
+    "2 claims: 0 supported, 0 not supported, 1 undecided, 1 not run "
     "(1 of them measured under a reduced budget)"
 )
 LEAD = "{} (images {}, seeds {}; p < 0.001 after Holm)"

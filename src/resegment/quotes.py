@@ -237,7 +237,7 @@ def verdicts(*campaigns: str) -> str:
     found = _claims(campaigns)
     counts = [(said, sum(row["verdict"] == said for row in found)) for said in rules.CLAIM]
     reduced = sum(row["verdict"] == "not run" and row["effect"] != "" for row in found)
-    return (f"{len(found)} claims " + ", ".join(f"{n} are {said}" for said, n in counts)
+    return (f"{len(found)} claims: " + ", ".join(f"{n} {said}" for said, n in counts)
             + f" ({reduced} of them measured under a reduced budget)")  # fmt: skip
 
 
