@@ -287,6 +287,18 @@ def test_the_node_names_packages_that_are_missing_or_old(home, capfd, monkeypatc
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert at_node("--device", "cpu") == 1
     assert re.search(r"`import tqdm` fails \(.*\): pip install 'tqdm>=", capfd.readouterr().err)
+    monkeypatch.setattr(cv2, "__version__", "4.5.2")
+    assert at_node("--device", "cpu") == 1
+    said = capfd.readouterr().err
+    assert re.search("4.5.2 here; .*tqdm.*pip install 'opencv-python>=.* 'tqdm>=", said)
+
+    def no_library(module):
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(node.importlib, "import_module", no_library)
+    assert at_node("--device", "cpu") == 1
+    said = capfd.readouterr().err
+    assert re.search("libGL.* install that library of the system .*-headless", said)
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_passed_over(monkeypatch):

@@ -41,8 +41,8 @@ def make(f1: dict[str, list[float]], budget="paper", **change) -> tuple[list[dic
             (folder / "manifest.json").write_text(json.dumps({"protocols": {PROTOCOL: protocol}}))
             with open(folder / "images.csv", "w", newline="") as f:
                 out = csv.writer(f)
-                out.writerow(("protocol", "split", "id", "f1"))
-                out.writerows((PROTOCOL, "test", i, v) for i, v in enumerate(each))
+                out.writerow(("protocol", "split", "id", "subject", "f1"))
+                out.writerows((PROTOCOL, "test", i, i, v) for i, v in enumerate(each))
             runs.append(run)
             measured[run["run"]] = {
                 "scores": {PROTOCOL: {"f1": mean, "se": mean, "n_images": IMAGES}},

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 PROTOCOL = "frame-network-images"
 F1 = {0: 0.8150, 1: 0.8170, 2: 0.8160}  # by seed; the paper's is 0.8166
 WAY = {"region": "fov", "space": "native", "pooling": "images", "threshold": 0.5}
-IMAGES = "protocol,split,id,f1\ncommon,train,21,0.9\ncommon,test,01,0.8\ncommon,test,02,\n"
+IMAGES = "protocol,split,id,subject,f1\n" + "".join(
+    f"common,{row}\n" for row in ("train,21,21,0.9", "test,01,01,0.8", "test,02,02,")
+)
 HISTORY = ("epoch", "lr", "train_loss", "val_loss", "val_f1", "val_acc")
 
 
@@ -81,7 +83,9 @@ def make(seeds=(0, 1, 2), budget="paper", f1=F1, **change) -> list[dict]:
         (scores / "roc.csv").write_text(ROC)
         (scores / "pr.csv").write_text("protocol,recall,precision\ncommon,0.8,0.9\n")
         (scores / "images.csv").write_text(IMAGES)
-        (scores / "observer2.csv").write_text("protocol,id,f1\ncommon,01,0.75\ncommon,02,0.7\n")
+        (scores / "observer2.csv").write_text(
+            "protocol,id,subject,f1\ncommon,01,01,0.75\ncommon,02,02,0.7\n"
+        )
         (scores / "manifest.json").write_text(json.dumps({"protocols": {"common": WAY}}))
         folder = paths.run(run["run"])
         history = ",".join(HISTORY) + f"\n1,0.001,0.6,0.7,0.4,0.9\n2,0.001,0.5,,0.{seed},0.9\n"
@@ -274,10 +278,10 @@ def two_experiments() -> list[dict]:
         shutil.copytree(paths.run(a["run"]), paths.run(b["run"]))
     for run, f1 in [(r, f) for group, f in ((better, 0.8), (worse, 0.7)) for r in group]:
         folder = paths.scores(run["run"])
-        rows = "".join(f"common,test,{i},{f1 + 0.01 * i}\n" for i in range(2))
-        (folder / "images.csv").write_text("protocol,split,id,f1\n" + rows)
-        second = "".join(f"common,{i},{0.75 + 0.01 * i}\n" for i in range(2))
-        (folder / "observer2.csv").write_text("protocol,id,f1\n" + second)
+        rows = "".join(f"common,test,{i},{i},{f1 + 0.01 * i}\n" for i in range(2))
+        (folder / "images.csv").write_text("protocol,split,id,subject,f1\n" + rows)
+        second = "".join(f"common,{i},{i},{0.75 + 0.01 * i}\n" for i in range(2))
+        (folder / "observer2.csv").write_text("protocol,id,subject,f1\n" + second)
     return better + worse
 
 

@@ -30,9 +30,9 @@ one,p,It helps.,f1,0.02,0.01,-0.01,0.03,0.002,0.018,lite,not run
 two,p,It is small.,total,37685.0,,,,,,lite,undecided
 """
 COMPARISONS = """\
-dataset,metric,a,b,difference,low,high,seeds_low,seeds_high,p,p_holm,n_images,n_seeds
-d,f1,a,b,-0.09,-0.1,-0.08,-0.12,0.01,0.0001,0.0004,20,2
-d,f1,a,c,0.01,0,0.02,,,0.5,0.5,20,1
+dataset,metric,a,b,difference,low,high,seeds_low,seeds_high,p,p_holm,n_images,n_subjects,n_seeds
+d,f1,a,b,-0.09,-0.1,-0.08,-0.12,0.01,0.0001,0.0004,20,20,2
+d,f1,a,c,0.01,0,0.02,,,0.5,0.5,20,20,1
 """
 SENSITIVITY = """\
 experiment,seed,region,space,pooling,threshold,metric,value

@@ -62,7 +62,7 @@ def evidence(campaign, runs):
     verdicts = ("supported", "not supported", "undecided", "not run")
     said = [{"claim": f"rga-c{i}", **claim, "verdict": v} for i, v in enumerate(verdicts)]
     pair = {"dataset": dataset, "metric": "f1", "a": a, "b": b, "difference": 0.004, "low": 0.001}
-    pair |= {"high": 0.007, "p": 0.01, "p_holm": 0.03, "n_images": 4, "n_seeds": 2}
+    pair |= {"high": 0.007, "p": 0.01, "p_holm": 0.03, "n_images": 4, "n_subjects": 4, "n_seeds": 2}
     pair |= {"seeds_low": 0.001, "seeds_high": 0.009}
     second = pair | {"b": "observer2", "low": -0.001}
     kinds = itertools.product(
@@ -403,7 +403,7 @@ def test_a_claim_has_its_interval_over_images_and_over_seeds(full):
 def test_a_pair_differs_over_images_and_over_seeds(change, differ):
     row = {"dataset": "d", "b": "x", "difference": 0.004, "low": 0.001, "high": 0.007,
            "seeds_low": 0.001, "seeds_high": 0.009, "p_holm": 0.03, "n_images": 20,
-           "n_seeds": 3}  # fmt: skip
+           "n_subjects": 20, "n_seeds": 3}  # fmt: skip
     (part,) = report.evidence.comparisons(pd.DataFrame([row | change]))
     assert part["differ"] == differ and part["testable"] and part["n_seeds"] == 3
 

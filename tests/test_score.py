@@ -31,8 +31,8 @@ PROTOCOLS = {
 }
 
 
-def write_native(folder, images):
-    """images: id -> (label, fov, observer2 or None), bool."""
+def write_native(folder, images, subject=str):
+    """images: id -> (label, fov, observer2 or None), bool; subject: whose the image `id` is."""
     folder.mkdir(parents=True)
     rows = ["id,subject,height,width,image,label,fov,fov_source,observer2"]
     for name, masks in images.items():
@@ -40,7 +40,7 @@ def write_native(folder, images):
             if mask is not None:
                 cv2.imwrite(str(folder / f"{name}_{kind}.png"), mask * np.uint8(255))
         second = "" if masks[2] is None else f"{name}_observer2.png"
-        stem = f"{name},{name},{masks[0].shape[0]},{masks[0].shape[1]},{name}_image.png"
+        stem = f"{name},{subject(name)},{masks[0].shape[0]},{masks[0].shape[1]},{name}_image.png"
         rows.append(f"{stem},{name}_label.png,{name}_fov.png,given,{second}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
 
@@ -308,8 +308,8 @@ def hists_of(seed, n=6, size=400, spread=0.2):
 
 
 def test_resampled_metrics_equal_the_metrics_of_the_resampled_images():
-    hists, draws = hists_of(0), stats.resample(6, 40)
-    assert (draws.sum(1) == 6).all() and (draws == stats.resample(6, 40)).all()
+    hists, draws = hists_of(0), stats.resample(range(6), 40)
+    assert (draws.sum(1) == 6).all() and (draws == stats.resample(range(6), 40)).all()
     for pooling in ("pixels", "images"):
         got = stats.bootstrap(hists, 0.45, pooling, draws)
         for b, w in enumerate(draws):
@@ -327,7 +327,7 @@ def test_resampled_metrics_equal_the_metrics_of_the_resampled_images():
 
 
 def test_merging_levels_moves_ap_by_less_than_a_thousandth_of_its_interval():
-    hists, draws = hists_of(1, 10, 60_000), stats.resample(10, 60)
+    hists, draws = hists_of(1, 10, 60_000), stats.resample(range(10), 60)
     exact = metrics.ap(np.einsum("bi,icv->bcv", draws, hists))
     low, high = stats.percentile_interval(exact)
     assert np.abs(stats.resampled_ap(draws, hists) - exact).max() < (high - low) / 1000
@@ -344,20 +344,20 @@ def test_undefined_images_leave_the_resampled_mean():
 def test_interval_of_equal_images_is_a_point_and_of_undefined_ones_undefined():
     hists = np.repeat(hists_of(2, 1), 5, axis=0)
     for pooling in ("pixels", "images"):
-        samples = stats.bootstrap(hists, 0.5, pooling, stats.resample(5))
+        samples = stats.bootstrap(hists, 0.5, pooling, stats.resample(range(5)))
         for name, value in metrics.score(hists[0], 0.5).items():
             if name in metrics.METRICS:
                 got = stats.percentile_interval(samples[name])
                 assert got == pytest.approx((value, value), abs=1e-12)
     hists[:, 1] = 0
-    samples = stats.bootstrap(hists, 0.5, "pixels", stats.resample(5))
+    samples = stats.bootstrap(hists, 0.5, "pixels", stats.resample(range(5)))
     assert all(np.isnan(samples[k]).all() for k in ("se", "auc", "ap", "mcc"))
     assert np.isnan(stats.percentile_interval(samples["auc"])).all()
     assert not np.isnan(samples["sp"]).any()
 
 
 def test_interval_covers_a_known_mean_about_as_often_as_it_says():
-    rng, draws = np.random.default_rng(4), stats.resample(40)
+    rng, draws = np.random.default_rng(4), stats.resample(range(40))
     bounds = np.array(
         [
             stats.percentile_interval(stats.resampled_means(draws, rng.normal(0.8, 0.02, 40)))
@@ -427,7 +427,7 @@ def test_paired_is_the_difference_of_the_seed_means(seeds, protocol, metric):
     assert found["difference"] == pytest.approx(np.mean(summary[0]) - np.mean(summary[1]), abs=1e-7)
     assert found["low"] < found["difference"] < found["high"]
     a, b = (np.mean([per_image(f, protocol, metric) for f in g], axis=0) for g in seeds)
-    assert found["p"] == stats.wilcoxon_p(a, b) < 0.1
+    assert found["p"] == stats.wilcoxon_p(a - b) < 0.1
     assert (found["n_images"], found["n_seeds"]) == (7, 2)
     back = paired(*seeds[::-1], protocol, metric)
     assert [back[k] for k in ("difference", "low", "high")] == pytest.approx(
@@ -443,7 +443,7 @@ def test_the_paired_interval_is_that_of_images_drawn_for_both(seeds, metric):
     samples = []
     stored = [[np.load(f / "histograms.npz")["counts"][1:, 0, 0] for f in g] for g in seeds]
     t = [[files.read_json(f / "metrics.json")["common"]["threshold"] for f in g] for g in seeds]
-    for draw in stats.resample(7)[:200]:
+    for draw in stats.resample(range(7))[:200]:
         means = []
         for group, cuts, folders in zip(stored, t, seeds, strict=True):
             values = []
@@ -465,6 +465,40 @@ def test_the_paired_interval_is_that_of_images_drawn_for_both(seeds, metric):
     width = high - low
     assert found["low"] == pytest.approx(low, abs=0.15 * width)
     assert found["high"] == pytest.approx(high, abs=0.15 * width)
+
+
+@pytest.mark.parametrize("metric", ["f1", "auc", "cldice"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_two_equal_images_of_a_subject_say_no_more_than_one(seeds, toy, protocol, metric):
+    """Intervals and p of eight images, two alike of each of four, are those of the four."""
+    found = []
+    for name, ids in (
+        ("one", [*"1234"]),
+        ("both", ["1L", "1R", "2L", "2R", "3L", "3R", "4L", "4R"]),
+    ):
+        ids = ["0", *ids]
+        write_native(
+            paths.native(name), {i: toy[0]["abcde"[int(i[0])]] for i in ids}, lambda i: i[0]
+        )
+        folders = []
+        for side in "ab":
+            run, maps = f"{name}-lite/{side}/s0", paths.predictions(f"toy-lite/{side}/s0")
+            paths.predictions(run).mkdir(parents=True)
+            for i in ids:
+                (paths.predictions(run) / f"{i}.png").write_bytes(
+                    (maps / f"{i[0]}.png").read_bytes()
+                )
+            score(run, name, SAME, PROTOCOLS, dict.fromkeys(ids, "test") | {"0": "train"})
+            folders.append(paths.scores(run))
+        spans = [stats.intervals(f, protocol, second)[metric]
+                 for f in folders for second in (False, True)]  # fmt: skip
+        found.append((paired(folders[:1], folders[1:], protocol, metric), spans))
+    (one, spans), (both, spans_of_both) = found
+    assert (one.pop("n_images"), both.pop("n_images")) == (4, 8)
+    assert one == pytest.approx(both, abs=1e-5) and one["n_subjects"] == 4  # AP's levels are merged
+    assert np.allclose(spans, spans_of_both, atol=1e-5, equal_nan=True)
+    draws = stats.resample(["x", "y", "x", "z"], 50)
+    assert (draws[:, 0] == draws[:, 2]).all() and (draws[:, [0, 1, 3]].sum(1) == 3).all()
 
 
 def test_paired_leaves_out_images_that_are_undefined_and_needs_two(seeds):
@@ -525,9 +559,9 @@ def test_seeds_and_paired_tests(toy):
     assert stats.over_seeds([0.8])[0] == 0.8 and np.isnan(stats.over_seeds([0.8])[1])
     # six differences of one sign: 2 of 2^6 sign patterns are as extreme
     a = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
-    assert stats.wilcoxon_p(a * 2, a) == pytest.approx(2 / 64)
-    assert stats.wilcoxon_p([*a * 2, np.nan], [*a, 0.5]) == pytest.approx(2 / 64)
-    assert stats.wilcoxon_p(a, a) == 1.0 and np.isnan(stats.wilcoxon_p([np.nan], [1.0]))
+    assert stats.wilcoxon_p(a) == pytest.approx(2 / 64)
+    assert stats.wilcoxon_p([*a, np.nan]) == pytest.approx(2 / 64)
+    assert stats.wilcoxon_p(a - a) == 1.0 and np.isnan(stats.wilcoxon_p([np.nan]))
     # Holm by hand: sorted .005 .01 .03 .04 times 4 3 2 1, then never falling
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.5]).tolist() == [1.0, 1.0] and len(stats.holm([])) == 0

@@ -224,6 +224,19 @@ def test_a_line_that_names_no_run_is_a_mistake():
         tables.runs("reports/a/claims.csv:2", {"a": "z", "b": ""}, LOCK)
 
 
+def test_a_line_of_the_audit_is_of_the_papers_tables(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = paths.reports("a-smoke") / "audit.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("row,verdict\nrga-4-08,impossible\n")
+    deps = [{"path": p, "md5": "0"} for p in ("data/published/cells.csv", "src/x.py")]
+    stage = {"cmd": "c", "deps": deps, "outs": [{"path": str(table), "md5": md5(table)}]}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"ledger-a": stage}}))
+    found = tables.follow(f"{table}:2")
+    assert found["papers"] == ["data/published/cells.csv"] and not found["runs"]
+    assert found["recorded"] and "impossible" in tables.text(found)
+
+
 def test_a_line_is_shown_with_the_runs_that_cannot_be_traced(commits):
     found = tables.follow("reports/a-smoke/scores.csv:3", commits[1])
     assert found["line"]["value"] == "0.8" and found["stage"] == "table"
@@ -310,6 +323,33 @@ def test_a_count_of_parameters_is_computed_anew_as_the_ledger_counts(measured):
     row = {"metric": "params_m", "protocol": "", "mean": mean, "sd": "", "runs": run["run"]}
     assert tables.disagreement(f"{TABLE}:3", row) == []
     assert tables.disagreement(f"{TABLE}:3", row | {"mean": "0.039639"})
+
+
+@pytest.mark.parametrize(
+    "words", [(f"./{TABLE}:2",), (f"{{here}}/{TABLE}",), ("drive-lite/rga-drive/s1",)]
+)
+def test_a_path_may_be_given_in_any_way_and_a_run_without_a_metric(
+    measured, monkeypatch, capsys, words
+):
+    words = [w.format(here=measured) for w in words]
+    code, said = trace(monkeypatch, capsys, *words, "--verify")
+    assert code == 0 and said.splitlines()[-1] == "all as recorded"
+
+
+def test_a_line_has_its_own_metric(measured, monkeypatch, capsys):
+    code, said = trace(monkeypatch, capsys, f"{TABLE}:2", "f1")
+    assert code == 1 and "is a line, which has its own metric: give it without f1" in said
+
+
+def test_a_count_of_parameters_is_the_trainings(measured, monkeypatch, capsys):
+    for seed in range(3):
+        file = paths.run(f"drive-lite/rga-drive/s{seed}") / "manifest.json"
+        file.write_text(json.dumps({"model": {"trainable": 38903}}))
+    found = trace(monkeypatch, capsys, "rga-3-11.params_m", "--verify", "--json")[1]
+    assert [v["value"] for v in json.loads(found)["values"]] == [0.038903] * 3
+    file.unlink()
+    said = trace(monkeypatch, capsys, "rga-3-11.params_m", "--verify")[1]
+    assert "s2/manifest.json is missing: `dvc pull` it" in said
 
 
 def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypatch, capsys):

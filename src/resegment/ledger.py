@@ -45,7 +45,7 @@ LEDGER = ("paper", "table", "row", "method", "dataset", "metric", "published", "
           "budget", "protocol", "n_seeds", "mean", "sd", "image_ci_low", "image_ci_high",
           "difference", "verdict", "reason", "deviations", "runs")  # fmt: skip
 COMPARISONS = ("dataset", "metric", "a", "b", "difference", "low", "high", "seeds_low",
-               "seeds_high", "p", "p_holm", "n_images", "n_seeds")  # fmt: skip
+               "seeds_high", "p", "p_holm", "n_images", "n_subjects", "n_seeds")  # fmt: skip
 SENSITIVITY = ("experiment", "dataset", "seed", "region", "space", "pooling", "threshold", "metric",
                "value")  # fmt: skip
 CALIBRATION = ("experiment", "seed", "bin_low", "bin_high", "n", "predicted", "observed")

@@ -78,19 +78,25 @@ def chosen(bundle: dict, names: list[str]) -> list[dict]:
 
 def packages() -> dict[str, str]:
     """{module: version} of what training needs. Raises UserError where it is missing or too old."""
-    found = {}
+    found, lost = {}, []
     for module, want in parcel.read(HERE)["packages"].items():
         try:
             found[module] = importlib.import_module(module).__version__
-        except ImportError as e:
-            raise UserError(f"`import {module}` fails ({e}): pip install "
-                            f"'{want['package']}>={want['least']}'") from None  # fmt: skip
+        except ModuleNotFoundError as e:
+            lost.append((f"`import {module}` fails ({e})", want))
+            continue
+        except ImportError as e:  # the package is there, a library of the system is not
+            raise UserError(f"`import {module}` fails ({e}): install that library of the system "
+                            "(a missing libGL: or opencv-python-headless in place of "
+                            "opencv-python)") from None  # fmt: skip
         if numbers(found[module]) < numbers(want["least"]):
-            raise UserError(f"{want['package']} is {found[module]} here: pip install "
-                            f"'{want['package']}>={want['least']}'")  # fmt: skip
-        if found[module] != want["home"]:
+            lost.append((f"{want['package']} is {found[module]} here", want))
+        elif found[module] != want["home"]:
             print(f"{module} is {found[module]} here and {want['home']} at home: the last bits of "
                   "the results will differ")  # fmt: skip
+    if lost:
+        wanted = " ".join(f"'{want['package']}>={want['least']}'" for _, want in lost)
+        raise UserError(f"{'; '.join(said for said, _ in lost)}: pip install {wanted}")
     return found
 
 

@@ -21,6 +21,7 @@ from resegment.protocols import Protocol, evaluate, evaluate_masks, mean, select
 
 SPACES = ("native", "network")
 NAMED = (*metrics.COUNTS, *metrics.METRICS, *metrics.STRUCTURE)
+EACH = ("id", "subject")
 OBSERVED = (*metrics.COUNTS, *metrics.THRESHOLDED, *metrics.STRUCTURE)
 Cut = tuple[str, str, float | None]  # region, space, threshold (None: the second observer's mask)
 
@@ -55,7 +56,7 @@ def _score(run_id, dataset, geometry, protocols, splits, folder: Path, counts: "
         hists, observer[i] = _count(run_id, dataset, geometry, row)
         counts.append(hists)
 
-    ids = [row["id"] for row in rows]
+    ids, subjects = ([row[k] for row in rows] for k in ("id", "subject"))
     parts = [splits[i] for i in ids]
     scored = {name: evaluate(p, counts, parts, SPACES) for name, p in protocols.items()}
     cuts = {n: (p.region, p.space, scored[n][0]["threshold"]) for n, p in protocols.items()}
@@ -68,20 +69,21 @@ def _score(run_id, dataset, geometry, protocols, splits, folder: Path, counts: "
         summary[name] = {"split": "test", **_plain(values | _means(shapes.values()))}
         for i, part in enumerate(parts):
             known = {k: v[i] for k, v in per_image.items()} | shapes.get(i, nothing)
-            images.append([name, part, ids[i], values["threshold"], *(known[k] for k in NAMED)])
+            of = ids[i], subjects[i], values["threshold"]
+            images.append([name, part, *of, *(known[k] for k in NAMED)])
         roc += [[name, *xy] for xy in zip(*metrics.roc_curve(hist), strict=True)]
         pr += [[name, *xy] for xy in zip(*metrics.pr_curve(hist), strict=True)]
     arrays = {"ids": ids, "splits": parts, "spaces": SPACES}
     second = []
     if all(rows[i]["observer2"] for i in test):
         arrays["observer2"] = observer
-        summary["observer2"], second = _observer(protocols, observer, built, ids)
+        summary["observer2"], second = _observer(protocols, observer, built, rows)
 
     counts.save(folder / "histograms.npz", arrays)
     files.write_json(folder / "metrics.json", summary)
-    _write_csv(folder / "images.csv", ("protocol", "split", "id", "threshold", *NAMED), images)
+    _write_csv(folder / "images.csv", ("protocol", "split", *EACH, "threshold", *NAMED), images)
     if second:
-        _write_csv(folder / "observer2.csv", ("protocol", "id", *OBSERVED), second)
+        _write_csv(folder / "observer2.csv", ("protocol", *EACH, *OBSERVED), second)
     _write_csv(folder / "roc.csv", ("protocol", "fpr", "tpr"), roc)
     _write_csv(folder / "pr.csv", ("protocol", "recall", "precision"), pr)
     # what `stats.intervals` needs beside the numbers: what each protocol's name meant here
@@ -142,10 +144,10 @@ def _observer(
     protocols: Mapping[str, Protocol],
     counts: np.ndarray,
     built: Mapping[int, dict[Cut, dict]],
-    ids: list[str],
+    images: list[dict],
 ) -> tuple[dict[str, dict], list[list]]:
     """The second observer of the test images (the keys of `built`): summary by protocol, and rows
-    of observer2.csv. counts: (image, space, part, 4) of all images."""
+    of observer2.csv. images: manifest rows; counts: (image, space, part, 4) of all of them."""
     summary, rows, test = {}, [], list(built)
     for name, protocol in protocols.items():
         values = evaluate_masks(protocol, counts[test], SPACES)
@@ -153,7 +155,9 @@ def _observer(
         summary[name] = {"split": "test", **_plain(values | _means(shapes.values()))}
         for i, mask in zip(test, select(counts[test], protocol, SPACES), strict=True):
             known = dict(zip(metrics.COUNTS, mask, strict=True)) | metrics.from_counts(mask)
-            rows.append([name, ids[i], *((known | shapes[i])[k] for k in OBSERVED)])
+            rows.append(
+                [name, *(({**images[i], **known, **shapes[i]})[k] for k in (*EACH, *OBSERVED))]
+            )
     return summary, rows
 
 

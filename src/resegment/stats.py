@@ -10,7 +10,9 @@ Is one method better than another? `paired`, on the same images, with seeds aver
   difficulty of an image hits both methods and cancels, so that differences far smaller than either
   interval above can be told apart. `holm` where several such questions are asked at once.
 
-Images are the unit throughout, never pixels: pixels of one eye are not independent.
+Images are the unit, never pixels, for those of one eye are not independent; and where a subject has
+several test images (CHASE_DB1: both eyes of a child) the subject is, for the same reason: it is
+drawn with all its images, and has one difference.
 """
 
 import math
@@ -32,12 +34,16 @@ BINS = 4096
 Interval = tuple[float, float]
 
 
-def resample(n: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each of n images is drawn in each resample: int (resamples, n), rows sum to n.
+def resample(subjects: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each image is drawn in each resample: int (resamples, image).
 
-    Equal n and seed give equal draws, so all metrics, protocols and runs share their resamples.
+    subjects: whose each image is. As many subjects are drawn as there are, each with all its images
+    (the cluster bootstrap, Davison and Hinkley 1997, section 3.8). Equal subjects and seed give
+    equal draws, so all metrics, protocols and runs share their resamples.
     """
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    names, whose = np.unique(subjects, return_inverse=True)
+    n = len(names)
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)[:, whose]
 
 
 def percentile_interval(samples: np.ndarray, level: float = 0.95) -> Interval:
@@ -142,12 +148,12 @@ def bootstrap(
 def intervals(
     scores_folder: str | Path, protocol_name: str, observer: bool = False
 ) -> dict[str, Interval]:
-    """95 % image-bootstrap interval of every metric of a run under one protocol.
+    """95 % bootstrap interval over test images of every metric of a run under one protocol.
 
     Of metrics.METRICS and of metrics.STRUCTURE, whose score is a mean over images under either
     pooling. Reads histograms.npz, metrics.json, manifest.json and images.csv of a scores folder.
     `observer`: of the second observer instead (what needs probabilities is undefined). With a
-    single test image all are (nan, nan). Raises UserError if the folder does not know the protocol
+    single subject all are (nan, nan). Raises UserError if the folder does not know the protocol
     or has no second observer.
     """
     folder = Path(scores_folder)
@@ -156,10 +162,12 @@ def intervals(
         raise UserError(f"{folder} has no second observer: its data set gives none")
     array, test = arrays["observer2" if observer else "counts"], arrays["splits"] == "test"
     undefined = dict.fromkeys((*metrics.METRICS, *metrics.STRUCTURE), (math.nan, math.nan))
-    if test.sum() < 2:
+    images = _images(folder, protocol_name, "observer2.csv" if observer else "images.csv")
+    subjects = _subjects(images, folder)
+    if len(set(subjects)) < 2:
         return undefined
     chosen = select(array, protocol, list(arrays["spaces"]))[test]
-    draws = resample(len(chosen))
+    draws = resample(subjects)
     if not observer:
         threshold = files.read_json(folder / "metrics.json")[protocol_name]["threshold"]
         samples = bootstrap(chosen, threshold, protocol.pooling, draws)
@@ -168,7 +176,6 @@ def intervals(
         samples = {k: resampled_means(draws, v) for k, v in each.items()}
     else:
         samples = metrics.from_counts(draws @ chosen.astype(np.int64))
-    images = _images(folder, protocol_name, "observer2.csv" if observer else "images.csv")
     for name in metrics.STRUCTURE:
         samples[name] = resampled_means(draws, _column(images, name, folder))
     return undefined | {k: percentile_interval(v) for k, v in samples.items()}
@@ -216,6 +223,13 @@ def _column(images: list[dict[str, str]], metric: str, folder: Path) -> np.ndarr
     return np.array([float(row[metric] or "nan") for row in images])
 
 
+def _subjects(images: list[dict[str, str]], folder: Path) -> list[str]:
+    """Whose each image is."""
+    if images and "subject" not in images[0]:
+        raise UserError(f"{folder} does not say whose its images are: score the run again")
+    return [row["subject"] for row in images]
+
+
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (ddof = 1) over seeds; the sd of one seed is nan."""
     values = np.asarray(values, np.float64)
@@ -233,12 +247,12 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     return centre - half, centre + half
 
 
-def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided p of the paired Wilcoxon signed-rank test; pairs with a nan are left out.
+def wilcoxon_p(difference: Sequence[float]) -> float:
+    """Two-sided p of the Wilcoxon signed-rank test of paired differences, nan left out.
 
-    1 if all pairs agree, nan if none is left.
+    1 if all are 0, nan if none is left.
     """
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = np.asarray(difference, np.float64)
     difference = difference[~np.isnan(difference)]
     if not len(difference):
         return float("nan")
@@ -252,25 +266,26 @@ def paired(
     metric: str,
 ) -> dict[str, float]:
     """What sets two experiments apart on the same test images: difference, low, high, p, n_images,
-    n_seeds.
+    n_subjects, n_seeds.
 
     folders_a, folders_b: the scores folders of each one's seeds, as many as there are; None: b is
     the second observer. metric: one of metrics.METRICS or metrics.STRUCTURE. Values are averaged
     over seeds before anything is compared, and the difference is a - b.
 
     Where the protocol averages images (and for STRUCTURE): the mean over images of the difference,
-    where both are defined, and its bootstrap over images. Where it pools pixels: the difference of
-    the pooled metrics; each resample draws the same images for both and pools them anew.
+    where both are defined, and its bootstrap. Where it pools pixels: the difference of the pooled
+    metrics; each resample draws the same images for both and pools them anew.
 
     p is of the two-sided Wilcoxon signed-rank test on the images' own values under either pooling,
-    because the image is what can be exchanged between a and b: it asks whether one is better on
-    images in general. Twenty of them give a minimum of 2e-6, where a permutation of pooled counts
-    would need a partner for every seed. It can differ from the interval where one large difference,
-    or one image rich in vessels, carries the pooled metric.
+    averaged over the images of a subject: the subject is what can be exchanged between a and b. It
+    asks whether one is better on images in general. Twenty give a minimum of 2e-6, four one of
+    .125, where a permutation of pooled counts would need a partner for every seed. It can differ
+    from the interval where one large difference, or one image rich in vessels, carries the pooled
+    metric.
 
-    n_images: the images compared (defined in both, for a mean). n_seeds: of the experiment with
-    fewer. The interval is (nan, nan) for fewer than two images. Raises UserError if the folders do
-    not hold the same images under the same protocol.
+    n_images, n_subjects: those compared (defined in both, for a mean). n_seeds: of the experiment
+    with fewer. The interval is (nan, nan) for fewer than two subjects. Raises UserError if the
+    folders do not hold the same images under the same protocol.
     """
     groups = [[Path(f) / "images.csv" for f in folders] for folders in (folders_a, folders_b or [])]
     if folders_b is None:
@@ -302,23 +317,26 @@ def paired(
         for g in groups
     ]
     delta = per_image[0] - per_image[1]
-    draws = np.vstack([np.ones(len(delta), int), resample(len(delta))])  # first the images as are
+    subjects = np.array(_subjects(tables[first], first.parent))
+    draws = np.vstack([np.ones(len(delta), int), resample(subjects)])  # first the images as are
+    met = np.full(len(delta), True)
     if metric in metrics.METRICS and meant[first].pooling == "pixels":
-        n = len(delta)
         pooled = [
             [_pooled(f.parent, tables[f], meant[f], metric, draws) for f in g] for g in groups
         ]
         samples = np.mean(pooled[0], axis=0) - np.mean(pooled[1], axis=0)
     else:
-        n = int(np.count_nonzero(~np.isnan(delta)))
+        met = ~np.isnan(delta)
         samples = resampled_means(draws, delta)
-    low, high = percentile_interval(samples[1:]) if n > 1 else (math.nan, math.nan)
+    names = np.unique(subjects[met])
+    low, high = percentile_interval(samples[1:]) if len(names) > 1 else (math.nan, math.nan)
     return {
         "difference": float(samples[0]),
         "low": low,
         "high": high,
-        "p": wilcoxon_p(*per_image),
-        "n_images": n,
+        "p": wilcoxon_p([mean(delta[subjects == name]) for name in names]),
+        "n_images": int(met.sum()),
+        "n_subjects": len(names),
         "n_seeds": min(len(group) for group in (groups[:1] if folders_b is None else groups)),
     }
 

@@ -1,6 +1,7 @@
 """`resegment trace`: everything behind a number, and whether it still holds."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from typing import Annotated
@@ -11,6 +12,7 @@ from resegment import config
 from resegment.errors import UserError
 
 ROW = r"[a-z]+-\d+-\d+"  # of a published table
+RUN = r"[\w-]+/[\w-]+/s\d+(/on-\w+)?"
 
 
 def trace(
@@ -34,13 +36,21 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
+    from resegment import paths
     from resegment import trace as tracing
     from resegment.trace import check, past, tables, upstream
 
+    if target.startswith((".", "/")):
+        target = os.path.relpath(target)
     if cell := re.fullmatch(rf"({ROW})\.(\w+)", target):
         if metric:
             raise UserError(f"{target} names its metric: give it without {metric}")
         target, metric = cell.groups()
+    if metric and tables.split(target):
+        raise UserError(f"{target} is a line, which has its own metric: give it without {metric}")
+    whole_run = not metric and re.fullmatch(RUN, target)
+    if whole_run and (at or verify):
+        target, whole_run = str(paths.scores(target)), None
     if at and (verify or again):
         raise UserError("--verify and --rerun judge what is here now: give them without --at")
     if again and (verify or not metric):
@@ -73,14 +83,18 @@ def trace(
         return
     if not metric and re.fullmatch(ROW, target):
         raise UserError(f"which number of {target}? name a metric, e.g. {target}.f1")
-    if not metric:
+    if not metric and not whole_run:
         stages = upstream.behind(target, upstream.recorded(at or None))
         _show([{"file": target, "stages": stages}], upstream.text, as_json)
         return
     from resegment import published
 
-    found = [tracing.trace(run, metric, name, published.applying(run["paper"]), run.get("on"))
-             for run, name in tracing.asked(target, protocol)]  # fmt: skip
+    found = [
+        tracing.trace(
+            run, metric, name if metric else "", published.applying(run["paper"]), run.get("on")
+        )
+        for run, name in tracing.asked(target, protocol)
+    ]
     _show(found, tracing.text, as_json)
 
 

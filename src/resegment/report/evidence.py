@@ -23,19 +23,20 @@ def claims(table: pd.DataFrame, found: list[dict]) -> list[dict]:
 def comparisons(table: pd.DataFrame) -> list[dict]:
     """Paired tests by test set, those with the second observer apart, with how many pairs differ
     (over images, over seeds and in the test after Holm), and whether so few images could show it at
-    all: Wilcoxon's least p is 2 / 2^n."""
+    all: Wilcoxon's least p is 2 / 2^n for n subjects."""
     return [
         {
             "dataset": name,
             "n_images": n,
+            "n_subjects": subjects,
             "observer": observer,
             "n_seeds": rows.n_seeds.max(),
             "rows": records(rows),
             "differ": sum(map(_differ, records(rows))),
-            "testable": len(rows) * 2 / 2**n < verdicts.SIGNIFICANT,
+            "testable": len(rows) * 2 / 2**subjects < verdicts.SIGNIFICANT,
         }
-        for (name, n, observer), rows in table.groupby(
-            ["dataset", "n_images", table.b == "observer2"], sort=False
+        for (name, n, subjects, observer), rows in table.groupby(
+            ["dataset", "n_images", "n_subjects", table.b == "observer2"], sort=False
         )
     ]
 

@@ -42,12 +42,12 @@ def trace(
 
     run: as `config.resolve` gives it; metric: "" for everything but the value; deviations: ids
     that apply to its paper; on: the other dataset whose maps are meant; lock: `lock_now()` if it
-    is known. `agreement` holds None where a file that would tell is not here. Raises UserError
-    where the number or the record of its making does not exist.
+    is known. Parameters and inference are those that the manifests of weights and maps name, and
+    params.yaml's where these are not here. `agreement` holds None where a file that would tell is
+    not here. Raises UserError where the number or the record of its making does not exist.
     """
     lock, maps = lock or lock_now(), paths.cross(run["run"], on) if on else run["run"]
-    scores = paths.scores(maps) / "metrics.json"
-    values = value(scores, metric, protocol) if metric else {}
+    file, values = number(run, maps, metric, protocol)
     data, cross = f"{run['split']}/{run['recipe']}", "-cross" if on else ""
     stages = {
         "ingest": _stage(lock, f"ingest@{on or run['dataset']}"),
@@ -70,15 +70,20 @@ def trace(
     recorded = {k: stages[maker[k]]["outs"].get(path) for k, path in here.items()}
     found = _git_record(recorded["scores"])
     by_manifest = manifest or {"fingerprints": {}}
-    used = {"threshold_used": values["threshold"]} if metric else {}
+    drawn_file = paths.predictions(maps) / "manifest.json"
+    drawn = read_json(drawn_file) if drawn_file.exists() else {}
+    used = {"threshold_used": values["threshold"]} if "threshold" in values else {}
+    scored = bool(protocol) and (not metric or bool(used))  # a count of parameters has no protocol
     return {
         "run": run["run"],
         "metric": metric,
         "value": values.get(metric),
-        "protocol": {"name": protocol, **_definition(protocol), **used} if protocol else {},
+        "protocol": {"name": protocol, **_definition(protocol), **used} if scored else {},
         "budget": run["budget"],
-        "file": str(scores),
-        "parameters": config.trained_by(run),
+        "file": str(file),
+        "data": {"dataset": run["dataset"], **({"scored on": on} if on else {})},
+        "parameters": manifest["parameters"] if manifest else config.trained_by(run),
+        "inference": drawn.get("inference", run["inference"]),
         "md5": recorded,
         "code": {"fingerprint": by_manifest["fingerprints"].get("code"),
                  **by_manifest.get("origin", {})},
@@ -160,6 +165,22 @@ def _stage(lock: dict, *names: str) -> dict:
     return sides | {"params": entry.get("params", {}).get(str(paths.PARAMS), {})}
 
 
+def number(run: dict, maps: str, metric: str, protocol: str) -> tuple[Path, dict]:
+    """The file that has a metric of a run, and what it says beside it (nothing for no metric).
+
+    maps: the run, or its id on another dataset. A count of parameters is the training's own.
+    """
+    from resegment import claims  # pandas is slow to come
+
+    if not claims.counted(metric):
+        scores = paths.scores(maps) / "metrics.json"
+        return scores, value(scores, metric, protocol) if metric else {}
+    file = paths.run(run["run"]) / "manifest.json"
+    if not file.exists():
+        raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro train@{run['run']}`")
+    return file, {metric: claims.value(run, metric, {run["run"]: {"model": {}} | read_json(file)})}
+
+
 def value(file: Path, metric: str, protocol: str) -> dict:
     """What a metrics.json has under a protocol, the metric among it. Raises UserError if not."""
     if not file.exists():
@@ -179,7 +200,7 @@ def _manifest(file: Path) -> dict:
     found = read_json(file)
     shown = ("fingerprints", "origin", "device", "versions", "cost")
     lost = [k for k in shown if not isinstance(found.get(k, {}), dict)]
-    lost += [k for k in ("fingerprints", "weights_md5") if k not in found]
+    lost += [k for k in ("fingerprints", "weights_md5", "parameters") if k not in found]
     if lost or "parameters" not in found["fingerprints"]:
         raise UserError(f"{file} is not as training writes it ({', '.join(lost) or 'fingerprints'})"
                         f": {AGAIN}")  # fmt: skip
@@ -236,7 +257,7 @@ def text(found: dict) -> str:
             f"threshold {p['threshold']}{used}"
         ]
     lines += [f"  md5         {k:8} {v}" for k, v in found["md5"].items()]
-    for key in ("parameters", "code", "device", "versions", "cost"):
+    for key in ("data", "parameters", "inference", "code", "device", "versions", "cost"):
         lines += [f"  {key:11} {name}: {json.dumps(v)}" for name, v in found[key].items()]
     lines += [f"  deviations  {', '.join(found['deviations']) or 'none'}"]
     lines += [f"  commit      {found['recorded_in_commit'] or 'not committed'}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from resegment import config, files, paths, proof
 from resegment.datasets import sums
 from resegment.errors import UserError
-from resegment.trace import asked, tables, value
+from resegment.trace import asked, number, tables
 from resegment.trace.upstream import behind, described, read, recorded, verify
 
 
@@ -23,8 +23,8 @@ def check(target: str, metric: str, protocol: str) -> dict:
         folders = [str(paths.scores(i)) for i in ids]
         values = [
             {"run": i, "metric": metric, "protocol": name,
-             "value": value(paths.scores(i) / "metrics.json", metric, name)[metric]}
-            for i, (_, name) in zip(ids, runs, strict=True)
+             "value": number(r, i, metric, name)[1][metric]}
+            for i, (r, name) in zip(ids, runs, strict=True)
         ]  # fmt: skip
         campaigns = dict.fromkeys(run["campaign"] for run, _ in runs)
         wrong += [said for c in campaigns for said in _of_row(c, target, metric)]

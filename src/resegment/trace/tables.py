@@ -72,6 +72,11 @@ def runs(target: str, row: dict[str, str], lock: dict) -> list[tuple[str, str | 
     return found
 
 
+def _of_papers(row: dict[str, str]) -> bool:
+    """Whether a line is of the papers' own tables, of which no run knows (audit.csv)."""
+    return "row" in row and not {"runs", "run", "experiment", "a"} & row.keys()
+
+
 def _numbers(name: str) -> list:
     """A key by which s10 comes after s9."""
     return [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)]
@@ -87,8 +92,13 @@ def follow(target: str, at: str | None = None) -> dict:
     table = split(target)[0]
     made = {o["path"]: (name, o["md5"]) for name, s in lock.items() for o in s.get("outs", [])}
     maker, digest = made.get(table, (None, None))
-    found = [_traced(run, on, at, lock) for run, on in runs(target, row, lock)]
-    return {"target": target, "line": row, "stage": maker, "md5": digest,
+    papers, found = [], []
+    if maker and _of_papers(row):
+        deps = [d["path"] for d in lock[maker].get("deps", [])]
+        papers = [path for path in deps if path.startswith("data/published/")]
+    else:
+        found = [_traced(run, on, at, lock) for run, on in runs(target, row, lock)]
+    return {"target": target, "line": row, "stage": maker, "md5": digest, "papers": papers,
             "recorded": None if at else on_disk(Path(table)) == digest, "runs": found}  # fmt: skip
 
 
@@ -110,6 +120,9 @@ def text(found: dict) -> str:
     if found["recorded"] is not None:
         said = "agrees" if found["recorded"] else "DIFFERS"
         lines += [f"  {said:14} this table is the one that dvc.lock records"]
+    lines += [f"  {'made from':14} {path}" for path in found["papers"]]
+    if found["line"].get("seed") == "observer2":
+        lines += ["  the second observer: of the masks (native) and the geometry alone"]
     out = ["\n".join(lines)]
     for run in found["runs"]:
         if "problem" in run:
