@@ -20,6 +20,7 @@ import pytest
 from pipeline import EVERY, RGA, TAIL, UNET, Work, copied, verbs
 
 from resegment import paths
+from resegment.engines import dvc_state
 
 pytestmark = pytest.mark.slow
 
@@ -445,3 +446,17 @@ def test_trace_agrees_everywhere_and_notices_what_was_edited(w):
         not traced(RGA)["agreement"]["manifest has the parameters of params.yaml"]
         or not (traced(RGA)["agreement"]["dvc.lock has the parameters of params.yaml"])
     )
+
+
+def test_a_link_into_a_shared_cache_is_moved_forward_without_its_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in ("leftovers.mend", "leftovers.unlock_snakemake", "stale"):
+        monkeypatch.setattr(f"resegment.engines.dvc_state.{call}", lambda: set())
+    for name, seconds in (("cached", 100), ("input", 200)):
+        Path(name).touch()
+        os.utime(name, (seconds, seconds))
+    Path("output").symlink_to("cached")
+    os.utime("output", (100, 100), follow_symlinks=False)
+    stages = {"one": {"inputs": ["input"], "outputs": ["output"]}}
+    assert dvc_state.refresh(stages) == set()
+    assert os.stat("cached").st_mtime == 100 and os.lstat("output").st_mtime > 200

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from resegment import download, fetch
+from resegment import download, fetch, ingest
 from resegment.datasets import stare
 from resegment.errors import UserError
 
@@ -111,6 +111,21 @@ def test_get_downloads_verifies_and_adds_once(server):
     again = fetch.get("stare")
     assert (again["added"], again["already"]) == (0, 2)
     assert server.requests == [("good", None)]
+
+
+def test_images_that_came_after_the_set_was_ingested_are_named(server):
+    source(server, server.address("good"))
+    fetch.get("stare")
+    manifest = Path("data/native/stare/manifest.csv")
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(",".join(ingest.COLUMNS) + "\n")
+    (found,) = fetch.status(["stare"])
+    assert found["late"] == ["im0001"]
+    assert "`dvc repro -f --single-item ingest@stare` takes in the images" in found["next"]
+    assert fetch.get("stare")["added"] == 0 and len(server.requests) == 1
+    with open(manifest, "a") as f:
+        f.write("im0001,im0001,605,700" + "," * (len(ingest.COLUMNS) - 4) + "\n")
+    assert fetch.status(["stare"])[0]["next"] == ""
 
 
 def test_md5_and_a_folder_to_keep_the_archive(server):

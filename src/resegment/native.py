@@ -46,8 +46,7 @@ def split(name: str, dataset: str) -> dict[str, str]:
     if missing:
         raise UserError(
             f"{file} needs {len(missing)} image(s) that {dataset} lacks: {', '.join(missing[:8])}"
-            f": `resegment data status {dataset}` tells why; those that came after it was ingested "
-            f"are taken in by `dvc repro -f --single-item ingest@{dataset}`"
+            f": `resegment data status {dataset}` tells why"
         )
     return given
 

@@ -4,9 +4,11 @@
 answers in the only language Snakemake has, modification times: the marker of a stale stage gets
 new content (a newer time alone is ignored when the checksum is unchanged), and a fresh stage whose
 outputs are older than its inputs (after `dvc pull`, `dvc checkout`, `dvc repro`) gets its outputs'
-time moved forward. The content of a tracked file is never touched.
+time moved forward, of links into a cache that may be another user's their own. The content of a
+tracked file is never touched.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -57,7 +59,8 @@ def refresh(stages: dict[str, dict[str, list[str]]]) -> set[str]:
     unfresh, now = stale(), time.time_ns()
     for f in {f for stage in stages.values() for f in (*stage["inputs"], *stage["outputs"])}:
         if os.path.exists(f) and os.stat(f).st_mtime_ns > now:
-            os.utime(f)  # from before the clock was set back: no marker would be newer
+            with contextlib.suppress(PermissionError):  # behind a link into another user's cache
+                os.utime(f)  # from before the clock was set back: no marker would be newer
     for name, stage in stages.items():
         mark = Path(marker(name))
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -68,8 +71,9 @@ def refresh(stages: dict[str, dict[str, list[str]]]) -> set[str]:
         os.utime(mark, (1, 1))
         files = [*stage["inputs"], *stage["outputs"]]
         if all(map(os.path.exists, files)):
-            newest = max((os.stat(f).st_mtime_ns for f in stage["inputs"]), default=0)
+            looks = os.stat, os.lstat  # Snakemake goes by both times of an input that is a link
+            newest = max((t(f).st_mtime_ns for f in stage["inputs"] for t in looks), default=0)
             for f in stage["outputs"]:
-                if os.stat(f).st_mtime_ns < newest:
-                    os.utime(f)
+                if os.lstat(f).st_mtime_ns < newest:
+                    os.utime(f, follow_symlinks=False)
     return unfresh
