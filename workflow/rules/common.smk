@@ -10,6 +10,7 @@ try:
     PARAMS = settings.load()
     plan.check(PARAMS)
     STAGES = plan.stages(PARAMS)
+    THREADS = {run["run"]: run["train"]["threads"] for run in settings.runs(PARAMS)}
     if workflow.is_main_process:
         dvc_state.refresh(STAGES)
 except UserError as mistake:
@@ -43,6 +44,11 @@ def stage_of(*patterns):
         )
 
     return of
+
+
+def threads_of(wildcards):
+    """How many threads a run's network computes with."""
+    return THREADS.get(wildcards.run.partition("/on-")[0], 1)
 
 
 def inputs(*patterns):

@@ -7,6 +7,7 @@ rule predict:
         "logs/predict/{run}.log",
     conda:
         "../envs/resegment.yaml"
+    threads: threads_of
     resources:
         gpu=1,
     params:

@@ -9,6 +9,7 @@ rule train:
         "logs/train/{run}.log",
     conda:
         "../envs/resegment.yaml"
+    threads: threads_of
     resources:
         gpu=1,
     params:
