@@ -1,5 +1,6 @@
 """From a file to the stages behind it; what was altered since is named."""
 
+import csv
 import json
 import subprocess
 
@@ -385,3 +386,18 @@ def test_originals_that_are_not_here_are_counted(lock, tmp_path):
     assert check.absent(stages) == []
     (tmp_path / "data/raw/toy/1.png").unlink()
     assert check.absent(stages) == ["data/raw/toy (1 of 1 files)"]
+
+
+def test_a_clone_without_its_runs_shows_what_is_committed(tmp_path, monkeypatch, capsys, root):
+    subprocess.run(["git", "clone", "-q", root, tmp_path / "clone"], check=True)
+    monkeypatch.chdir(tmp_path / "clone")
+    code, said = trace(monkeypatch, capsys, "rga-3-11.f1", "--json")
+    first = json.loads(said)[0]
+    assert code == 0 and first["published"] == "0.8166"
+    with open(first["file"], newline="") as f:
+        (row,) = [r for r in csv.DictReader(f) if r["metric"] == "f1" and r["seed"] == "0" and
+                  (r["run"], r["protocol"]) == (first["run"], first["protocol"])]  # fmt: skip
+    assert first["value"] == float(row["value"])
+    said = trace(monkeypatch, capsys, first["run"], "f1")[1]
+    assert "of commit HEAD\n" in said and "published" not in said
+    assert all(first["agreement"].values())

@@ -36,7 +36,7 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
-    from resegment import paths
+    from resegment import claims, paths
     from resegment import trace as tracing
     from resegment.trace import check, past, tables, upstream
 
@@ -89,13 +89,20 @@ def trace(
         return
     from resegment import published
 
-    found = [
-        tracing.trace(
-            run, metric, name if metric else "", published.applying(run["paper"]), run.get("on")
-        )
-        for run, name in tracing.asked(target, protocol)
-    ]
-    _show(found, tracing.text, as_json)
+    found = []
+    for run, name in tracing.asked(target, protocol):
+        scores = paths.scores(run["run"]) / "metrics.json"
+        if metric and not run.get("on") and not claims.counted(metric) and not scores.exists():
+            found.append(past.trace(run["run"], metric, name, "HEAD"))  # a clone without its runs
+            continue
+        deviations = published.applying(run["paper"])
+        name = name if metric else ""
+        found.append(tracing.trace(run, metric, name, deviations, run.get("on")))
+    if re.fullmatch(ROW, target):
+        row = published.row(target)
+        printed = dict(zip(row["metric"], row["printed"], strict=True)).get(metric)
+        found = [one | {"published": printed} for one in found]
+    _show(found, lambda one: (past if "commit" in one else tracing).text(one), as_json)
 
 
 def _show(found: list[dict], text: Callable[[dict], str], as_json: bool) -> None:

@@ -191,8 +191,12 @@ def _caption(p: Picture, lines: list, said: list[str], columns: list, runs: list
 
 def _runs(names: list[str], runs: list[dict]) -> str:
     """The runs shown, and their budget where it is not the papers'."""
-    seeds = {shown(runs, n)["seed"] for n in names}
-    budgets = sorted({shown(runs, n)["budget"] for n in names} - {"paper"})
+    return _listed([shown(runs, n) for n in names])
+
+
+def _listed(used: list[dict]) -> str:
+    names, seeds = dict.fromkeys(r["experiment"] for r in used), {r["seed"] for r in used}
+    budgets = sorted({r["budget"] for r in used} - {"paper"})
     seed = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
     budget = f", budget {', '.join(budgets)}: no reproduction" if budgets else ""
     return f"Shown: {', '.join(names)}; {seed}{budget}."
@@ -209,7 +213,7 @@ def draw_curves(
             continue
         figure = curves.single(curve, table, scores, mine[0])
         words = f"{NAMES[paper]}, figure {number}, re-made: {WORDS[curve]} under the paper's "
-        words += f"protocol ({mine[0]['protocol']}), one line a seed. {_runs([name], runs)}"
+        words += f"protocol ({mine[0]['protocol']}), one line a seed. {_listed(mine)}"
         if mine[0]["dataset"] != "drive":
             words += f" Images of {mine[0]['dataset']} take the place of drive."
         out[f"paper_{paper}_{number}"] = (figure, words)

@@ -26,13 +26,18 @@ COMMON = dataclasses.astuple(protocols.COMMON)
 
 
 def costs(runs: list[dict], manifests: dict[str, dict]) -> pd.DataFrame:
-    """total, macs, ms (median over seeds) and model by experiment, nan where not recorded."""
-    rows = {}
+    """total, macs, ms and model by experiment, nan where not recorded.
+
+    ms: median over the runs of the same network at the same size, of whichever experiment.
+    """
+    rows, took = {}, {}
+    for manifest in manifests.values():
+        cost = manifest.get("cost", {})
+        if cost.get("image_seconds") is not None:
+            took.setdefault(_network(manifest), []).append(1000 * cost["image_seconds"])
     for name in experiments(runs):
-        mine = [manifests[r["run"]] for r in runs if r["experiment"] == name]
-        took = [m.get("cost", {}).get("image_seconds") for m in mine]
-        known = [1000 * s for s in took if s is not None]
-        model = mine[0].get("model", {})
+        first = manifests[next(r["run"] for r in runs if r["experiment"] == name)]
+        model, known = first.get("model", {}), took.get(_network(first))
         rows[name] = {
             "total": model.get("total"),
             "macs": model.get("macs"),
@@ -40,6 +45,12 @@ def costs(runs: list[dict], manifests: dict[str, dict]) -> pd.DataFrame:
             "model": model.get("name", "network"),
         }
     return pd.DataFrame.from_dict(rows, orient="index").astype(dict.fromkeys(COSTS, float))
+
+
+def _network(manifest: dict) -> str:
+    """What decides how long an image takes: network, its size and that of the image."""
+    model, cost = manifest.get("model", {}), manifest.get("cost", {})
+    return str([model.get(k) for k in ("name", "total", "macs")] + [cost.get("image_size")])
 
 
 def front(x: np.ndarray, y: np.ndarray) -> np.ndarray:

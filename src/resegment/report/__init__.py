@@ -90,7 +90,7 @@ def build(campaign: str, runs: list[dict]) -> None:
         "costs": costs,
         "cross": _cross(figures.table(campaign, "cross"), found),
         "timed_on": sorted({device for cost in costs for device in cost["ms"]}),
-        "seconds": sum(p["cost"].get("wall_seconds", 0) for p in panels),
+        **{k: sum(p["cost"].get(k, 0) for p in panels) for k in ("wall_seconds", "cpu_seconds")},
         "images": _images(campaign, runs),
         "captions": figures.CAPTIONS,
         "said": figures.captions(campaign),

@@ -245,6 +245,7 @@ def text(found: dict) -> str:
     """The trace as lines for a person."""
     p, at = found["protocol"], found["file"]
     lines = [f"{found['metric']} = {found['value']}"] if found["metric"] else []
+    lines += [f"  published   {found['published']}"] if found.get("published") else []
     lines += [
         f"  run         {found['run']} (budget {found['budget']})",
         f"  file        {at}{'' if Path(at).exists() else ' (not here: `dvc checkout`)'}",

@@ -147,6 +147,7 @@ def text(found: dict) -> str:
         later = "" if found["from_commit"] == asked else f" ({asked} has no such table yet)"
         lines += [
             f"{found['metric']} = {found['value']}",
+            *([f"  published   {found['published']}"] if found.get("published") else []),
             f"  run         {found['run']} at {asked}",
             f"  file        {found['file']} of commit {found['from_commit']}{later}",
             f"  protocol    {found['protocol']}",
