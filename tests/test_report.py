@@ -313,7 +313,7 @@ def test_costs_are_medians_over_seeds_and_say_where_they_were_measured(tmp_path,
 def test_a_reduced_budget_and_sample_data_are_said_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _, page, campaign, runs = made()
-    sentence = "Budget smoke: a declared reduction; no number here reproduces a paper."
+    sentence = "Budget smoke: a declared reduction; no score here reproduces a paper."
     assert page.text.index(sentence) < page.text.index("What was asked")
     assert page.text.index("Procedural sample data") < page.text.index("What was asked")
     assert "Nothing to compare" in page.text and "reproduced," not in page.text
