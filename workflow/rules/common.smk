@@ -3,6 +3,7 @@
 import sys
 
 from resegment import config as settings
+from resegment import paths
 from resegment.engines import dvc_state, plan
 from resegment.errors import UserError
 
@@ -10,7 +11,11 @@ try:
     PARAMS = settings.load()
     plan.check(PARAMS)
     STAGES = plan.stages(PARAMS)
-    THREADS = {run["run"]: run["train"]["threads"] for run in settings.runs(PARAMS)}
+    THREADS = {
+        key: run["train"]["threads"]
+        for run in settings.runs(PARAMS)
+        for key in [run["run"], *(paths.cross(run["run"], on) for on in run["cross"])]
+    }
     if workflow.is_main_process:
         dvc_state.refresh(STAGES)
 except UserError as mistake:
@@ -48,7 +53,7 @@ def stage_of(*patterns):
 
 def threads_of(wildcards):
     """How many threads a run's network computes with."""
-    return THREADS.get(wildcards.run.partition("/on-")[0], 1)
+    return THREADS.get(wildcards.run, 1)
 
 
 def inputs(*patterns):
