@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from resegment import download, fetch, ingest
+from resegment.cli import data
 from resegment.datasets import stare
 from resegment.errors import UserError
 
@@ -121,11 +122,14 @@ def test_images_that_came_after_the_set_was_ingested_are_named(server):
     manifest.write_text(",".join(ingest.COLUMNS) + "\n")
     (found,) = fetch.status(["stare"])
     assert found["late"] == ["im0001"]
-    assert "`dvc repro -f --single-item ingest@stare` takes in the images" in found["next"]
+    told = "  1 image came after it was ingested: `dvc repro -f --single-item ingest@stare` takes"
+    assert told in data._described(found)
+    partial = found | {"next": "ask for the rest", "late": ["im0001"]}
+    assert told in data._described(partial)
     assert fetch.get("stare")["added"] == 0 and len(server.requests) == 1
     with open(manifest, "a") as f:
         f.write("im0001,im0001,605,700" + "," * (len(ingest.COLUMNS) - 4) + "\n")
-    assert fetch.status(["stare"])[0]["next"] == ""
+    assert fetch.status(["stare"])[0]["late"] == []
 
 
 def test_md5_and_a_folder_to_keep_the_archive(server):

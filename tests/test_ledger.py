@@ -219,8 +219,14 @@ def test_an_undefined_metric_is_empty_not_nan():
 def test_curves_history_images_and_manifests_are_gathered():
     ledger.build("drive-paper", make())
     curves, history, images, runs = map(read, ("curves", "history", "images", "runs"))
-    assert len(images) == 6 and tuple(images.columns[2:]) == ("protocol", "split", "id", "f1")
-    assert images.iloc[5].to_list() == ["rga-drive", "2", "common", "test", "02", ""]
+    assert len(images) == 6 and tuple(images.columns[2:]) == (
+        "protocol",
+        "split",
+        "id",
+        "subject",
+        "f1",
+    )
+    assert images.iloc[5].to_list() == ["rga-drive", "2", "common", "test", "02", "02", ""]
     assert runs.iloc[2].to_list() == ["rga-drive", "2", "model.trainable", "38903"]
     assert tuple(curves.columns) == ledger.CURVES and len(curves) == 9
     assert curves.iloc[1].to_list() == ["rga-drive", "0", "common", "roc", "0.01", "0.8"]

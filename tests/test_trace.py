@@ -349,8 +349,9 @@ def test_a_count_of_parameters_is_the_trainings(measured, monkeypatch, capsys):
     found = trace(monkeypatch, capsys, "rga-3-11.params_m", "--verify", "--json")[1]
     assert [v["value"] for v in json.loads(found)["values"]] == [0.038903] * 3
     file.unlink()
-    said = trace(monkeypatch, capsys, "rga-3-11.params_m", "--verify")[1]
-    assert "s2/manifest.json is missing: `dvc pull` it" in said
+    found = json.loads(trace(monkeypatch, capsys, "rga-3-11.params_m", "--verify", "--json")[1])
+    assert [v["value"] for v in found["values"]] == [0.038903] * 2
+    assert str(file) in found["absent"]
 
 
 def test_verify_shows_the_value_under_the_protocol_asked_for(measured, monkeypatch, capsys):
@@ -401,3 +402,10 @@ def test_a_clone_without_its_runs_shows_what_is_committed(tmp_path, monkeypatch,
     said = trace(monkeypatch, capsys, first["run"], "f1")[1]
     assert "of commit HEAD\n" in said and "published" not in said
     assert all(first["agreement"].values())
+    then = json.loads(trace(monkeypatch, capsys, "rga-3-11.f1", "--at", "HEAD", "--json")[1])
+    assert then[0]["published"] == "0.8166" and then[0]["value"] == first["value"]
+    for at in ((), ("--at", "HEAD")):  # a count is of no protocol
+        said = trace(monkeypatch, capsys, "rga-3-11", "params_m", *at)[1]
+        assert "params_m = 0.038903" in said and "\n  protocol" not in said
+    code, said = trace(monkeypatch, capsys, "rga-3-11.f1", "--verify")
+    assert code == 0 and f"not here    runs/{first['run']}/scores/metrics.json" in said

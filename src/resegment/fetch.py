@@ -60,14 +60,7 @@ def _status(dataset: registry.Dataset) -> dict:
         "altered": [file for file, what in wrong.items() if what == "altered"],
         **ids,
         "late": late,
-        "next": (
-            remedy
-            if not whole
-            else f"`dvc repro -f --single-item ingest@{dataset.name}` takes in the images that "
-            f"came after it was ingested ({len(late)})"
-            if late
-            else ""
-        ),
+        "next": ("" if whole else remedy),
     }
 
 

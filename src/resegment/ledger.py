@@ -38,6 +38,7 @@ from pathlib import Path
 from resegment import audit, claims, files, metrics, paths, protocols, published, stats, verdicts
 from resegment.errors import UserError
 from resegment.metrics import METRICS, STRUCTURE
+from resegment.stats import decimals
 
 SCORES = ("campaign", "experiment", "budget", "dataset", "seed", "protocol", "metric", "value",
           "ci_low", "ci_high", "threshold", "n_images", "run")  # fmt: skip
@@ -154,8 +155,9 @@ def _metrics(
     for metric in (*METRICS, *STRUCTURE):
         if metric in values:
             yield [*(run[k] for k in ("campaign", "experiment", "budget", "dataset")), seed,
-                   protocol, metric, _text(values[metric]), *map(_text, bounds[metric]),
-                   _text(values.get("threshold")), values.get("n_images"), run["run"]]  # fmt: skip
+                   protocol, metric, decimals(values[metric]), *map(decimals, bounds[metric]),
+                   decimals(values.get("threshold")), values.get("n_images"),
+                   run["run"]]  # fmt: skip
 
 
 def _ledger(group: list[dict], measured: dict, apart: dict) -> Iterable[list]:
@@ -197,8 +199,9 @@ def _entry(cell: dict, group: list[dict], measured: dict, apart: str | None) -> 
     applied = published.applying(first["paper"])
     return [
         cell["paper"], cell["table"], cell["row"], method, cell["dataset"], metric,
-        cell["printed"], first["experiment"], first["budget"], protocol, len(values), _text(mean),
-        _text(sd), *map(_text, images or (None, None)), _text(mean - cell["value"]), said, reason,
+        cell["printed"], first["experiment"], first["budget"], protocol, len(values),
+        decimals(mean), decimals(sd), *map(decimals, images or (None, None)),
+        decimals(mean - cell["value"]), said, reason,
         " ".join(applied), " ".join(names),
     ]  # fmt: skip
 
@@ -310,13 +313,6 @@ def _named(header: tuple[str, ...], rows: list[dict]) -> tuple[tuple[str, ...], 
     """Rows as the columns of a table; floats with six decimals."""
 
     def cell(value):
-        return _text(value) if value is None or isinstance(value, float) else value
+        return decimals(value) if value is None or isinstance(value, float) else value
 
     return header, [[cell(row[k]) for k in header] for row in rows]
-
-
-def _text(value: float | None) -> str:
-    """Six decimals, never -0; empty for what is undefined."""
-    if value is None or math.isnan(value):
-        return ""
-    return f"{round(value, 6) + 0.0:.6f}"

@@ -259,5 +259,6 @@ def demand(runs: Iterable[dict], params: schema.Params) -> None:
         lines = [f"  {run}: {said}: `dvc repro -f --single-item {stage}`"
                  for run, stage, said in found]  # fmt: skip
         head = (f"nothing is written, for {wrong} run{'s'[: wrong > 1]} cannot stand behind a "
-                "number; make anew what is named, then `dvc repro`:")  # fmt: skip
+                "number; make anew what is named, with a campaign active that has it, then "
+                "`dvc repro`:")  # fmt: skip
         raise UserError("\n".join([head, *lines]))

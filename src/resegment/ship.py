@@ -34,7 +34,7 @@ def ship(name: str, params: schema.Params, called: str = "") -> str:
         raise UserError(f"--name {called}: use small letters, digits, - and _ alone")
     proof.demand(seeds, params)
     if called in shipped.names():
-        other = shipped.load(called)["run"].rpartition("/")[0]
+        other = read_json(shipped.file(called, "json"))["run"].rpartition("/")[0]
         if other != run["run"].rpartition("/")[0]:
             raise UserError(f"{called} is the name of {other}'s weights: give --name, or remove "
                             f"{shipped.file(called, 'json')}")  # fmt: skip

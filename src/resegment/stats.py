@@ -230,6 +230,13 @@ def _subjects(images: list[dict[str, str]], folder: Path) -> list[str]:
     return [row["subject"] for row in images]
 
 
+def decimals(value: float | None) -> str:
+    """Six decimals, never -0; empty for what is undefined."""
+    if value is None or math.isnan(value):
+        return ""
+    return f"{round(value, 6) + 0.0:.6f}"
+
+
 def over_seeds(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (ddof = 1) over seeds; the sd of one seed is nan."""
     values = np.asarray(values, np.float64)

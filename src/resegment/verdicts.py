@@ -62,7 +62,8 @@ def of_value(number: tuple[str, str], printed: float, values: list[float]) -> tu
     Undecided, too, where the number is not reproduced and yet lies between two seeds.
     """
     verdict, reason = number
-    if verdict == "not reproduced" and min(values) <= printed <= max(values):
+    known = [v for v in values if not math.isnan(v)]
+    if verdict == "not reproduced" and known and min(known) <= printed <= max(known):
         return "undecided", f"{reason}; the printed number lies between two of them"
     return dict(zip(NUMBER, ("supported", "not supported", "undecided", "not run"),
                     strict=True))[verdict], reason  # fmt: skip
@@ -87,8 +88,10 @@ def of_effect(
     4. undecided: what remains.
     """
     known = [i for i in (seeds, images) if i]
-    if math.isnan(effect) or any(math.isnan(end) for i in known for end in i):
+    if math.isnan(effect):
         return "undecided", "the measured difference is undefined"
+    if any(math.isnan(end) for i in known for end in i):
+        return "undecided", "too few images for an interval"
     if seeds is None:
         return "undecided", "one seed cannot carry a claim: run at least two"
     lows, highs = [i[0] for i in known], [i[1] for i in known]
@@ -107,8 +110,10 @@ def of_size(
     As `of_effect`, but what the intervals must hold is the printed size, and it must be above zero.
     """
     known = [i for i in (seeds, images) if i]
-    if math.isnan(effect) or any(math.isnan(end) for i in known for end in i):
+    if math.isnan(effect):
         return "undecided", "the measured difference is undefined"
+    if any(math.isnan(end) for i in known for end in i):
+        return "undecided", "too few images for an interval"
     if seeds is None:
         return "undecided", "one seed cannot carry a claim: run at least two"
     if not any(low <= published <= high for low, high in known):

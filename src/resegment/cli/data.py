@@ -82,4 +82,8 @@ def _described(d: dict) -> str:
         lines += [f"  {len(d['usable'])} images usable, {len(d['unusable'])} not:"]
     for i, reason in list(d["unusable"].items())[:8]:
         lines += [f"  {i}: {reason}"] if d["present"] else []
+    if d["late"]:
+        n = len(d["late"])
+        lines += [f"  {n} image{'s'[: n > 1]} came after it was ingested: "
+                  f"`dvc repro -f --single-item ingest@{d['name']}` takes them in"]  # fmt: skip
     return "\n".join(lines + ([f"  next: {d['next']}"] if d["next"] else ["  complete"]))

@@ -114,14 +114,16 @@ def held(
     before = now()
     lies = [f for f, digest in vouched.items() if not f.is_file() or md5(f) != digest]
     if lies:
-        made = planning.stages(config.load()).items()
+        params = config.load()
+        every = params.model_copy(update={"active": [*params.campaigns]})
+        made = planning.stages(every).items()
         makers = dict.fromkeys(
             stage for stage, files in made for f in lies
             if {str(f), str(f.parent / MANIFEST)} & {*files["outputs"]}
         )  # fmt: skip
         raise UserError(f"{', '.join(map(str, lies[:4]))}{' ...' * (len(lies) > 4)}: not what the "
                         "manifest beside it names: make it again with `dvc repro -f --single-item "
-                        f"{' '.join(makers)}`")  # fmt: skip
+                        f"{' '.join(makers)}`, with a campaign active that has it")  # fmt: skip
     for module in closure.modules(*roots):
         closure.load(module)
     other = changed()

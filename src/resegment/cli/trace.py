@@ -1,5 +1,6 @@
 """`resegment trace`: everything behind a number, and whether it still holds."""
 
+import contextlib
 import json
 import os
 import re
@@ -36,7 +37,7 @@ def trace(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ):  # fmt: skip
     """Say everything behind a number or a file, and whether all agree."""
-    from resegment import claims, paths
+    from resegment import paths
     from resegment import trace as tracing
     from resegment.trace import check, past, tables, upstream
 
@@ -59,7 +60,7 @@ def trace(
         runs = ([{"run": target, "protocol": "common"}] if "/" in target
                 else past.measuring(target, at))  # fmt: skip
         found = [past.trace(r["run"], metric, protocol or r["protocol"], at) for r in runs]
-        _show(found, past.text, as_json)
+        _show(_with_printed(found, target, metric), past.text, as_json)
         return
     if verify:
         found = check.check(target, metric, protocol)
@@ -91,18 +92,27 @@ def trace(
 
     found = []
     for run, name in tracing.asked(target, protocol):
-        scores = paths.scores(run["run"]) / "metrics.json"
-        if metric and not run.get("on") and not claims.counted(metric) and not scores.exists():
-            found.append(past.trace(run["run"], metric, name, "HEAD"))  # a clone without its runs
-            continue
+        key = paths.cross(run["run"], run["on"]) if run.get("on") else run["run"]
+        if metric and not tracing.source(run["run"], key, metric).exists():  # a clone without runs
+            with contextlib.suppress(UserError):  # without a table: trace says what is missing
+                found.append(past.trace(key, metric, name, "HEAD"))
+                continue
         deviations = published.applying(run["paper"])
         name = name if metric else ""
         found.append(tracing.trace(run, metric, name, deviations, run.get("on")))
-    if re.fullmatch(ROW, target):
-        row = published.row(target)
-        printed = dict(zip(row["metric"], row["printed"], strict=True)).get(metric)
-        found = [one | {"published": printed} for one in found]
+    found = _with_printed(found, target, metric)
     _show(found, lambda one: (past if "commit" in one else tracing).text(one), as_json)
+
+
+def _with_printed(found: list[dict], target: str, metric: str) -> list[dict]:
+    """The traces of a published row, each with what is printed there."""
+    from resegment import published
+
+    if not re.fullmatch(ROW, target):
+        return found
+    row = published.row(target)
+    printed = dict(zip(row["metric"], row["printed"], strict=True)).get(metric)
+    return [one | {"published": printed} for one in found]
 
 
 def _show(found: list[dict], text: Callable[[dict], str], as_json: bool) -> None:

@@ -56,7 +56,7 @@ def adopt(folder: Path, names: list[str], replace: bool = False, check: bool = F
         before = LOCK.read_bytes() if LOCK.exists() else None
         with _undone(before):
             _commit(repo, [stage for entry in accepted for stage in made(entry, params)])
-    with _undone(before), _repo() as repo:  # what was proven must be what was recorded
+    with _repo() as repo, _undone(before):  # what was proven must be what was recorded
         params = config.load()
         stale = set(repo.status())
         for entry in accepted:

@@ -5,6 +5,7 @@ dvc.yaml, which is committed and read by people; the Snakemake rules ask `stages
 each job.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -270,11 +271,12 @@ def render(params: schema.Params) -> str:
 
 
 def sensible(params: schema.Params) -> None:
-    """Raise UserError where params.yaml names a dataset, a split or a published row that is none.
+    """Raise UserError where params.yaml names a dataset, a split or a published row that is none,
+    or another common protocol.
 
     Of every campaign, active or not; `config.load` does not look beyond its file.
     """
-    from resegment import published  # pandas is slow to come
+    from resegment import protocols, published  # pandas is slow to come
     from resegment.datasets import registry
 
     def readable(dataset: str, where: str) -> None:
@@ -283,6 +285,11 @@ def sensible(params: schema.Params) -> None:
         except UserError as e:
             raise UserError(f"{paths.PARAMS}: {where}: {e}") from None
 
+    common = params.protocols["common"].model_dump()
+    if common != asdict(protocols.COMMON):
+        raise UserError(f"{paths.PARAMS}: protocols.common is {common}: reports say and compare "
+                        f"{asdict(protocols.COMMON)}, so give another protocol another name"
+                        )  # fmt: skip
     known = published.cells()
     for name, experiment in params.experiments.items():
         readable(experiment.dataset, f"experiments.{name}.dataset")

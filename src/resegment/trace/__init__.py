@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from hashlib import md5 as md5_of
 from pathlib import Path
 
-from resegment import config, dialects, paths
+from resegment import config, dialects, paths, proof
 from resegment.errors import UserError
 from resegment.files import AGAIN, fingerprint, md5, read_json
 
@@ -106,7 +106,7 @@ def trace(
                 on_disk(Path(path)) == digest for s in stages.values()
                 for path, digest in s["deps"].items() if path.startswith("src/")),
             "files on disk are those of dvc.lock": _agree(
-                on_disk(Path(path)) and on_disk(Path(path)) == recorded[k]
+                (digest := on_disk(Path(path))) and digest == recorded[k]
                 for k, path in here.items() if k in ("weights", "maps", "scores")),
             "this dvc.lock entry is committed to git": found is not None,
         },
@@ -159,7 +159,8 @@ def _stage(lock: dict, *names: str) -> dict:
     """{"deps": {path: md5}, "outs": {path: md5}, "params": {key: value}} of the first there is."""
     entry = next((lock[name] for name in names if name in lock), None)
     if entry is None:
-        raise UserError(f"dvc.lock has no stage {names[0]}: run `dvc repro {names[0]}`")
+        raise UserError(f"dvc.lock has no stage {names[0]}: `dvc repro {names[0]}`, with a "
+                        "campaign active that has it")  # fmt: skip
     sides = {side: {x["path"]: x.get("md5") for x in entry.get(side, [])}
              for side in ("deps", "outs")}  # fmt: skip
     return sides | {"params": entry.get("params", {}).get(str(paths.PARAMS), {})}
@@ -172,20 +173,34 @@ def number(run: dict, maps: str, metric: str, protocol: str) -> tuple[Path, dict
     """
     from resegment import claims  # pandas is slow to come
 
+    file = source(run["run"], maps, metric)
     if not claims.counted(metric):
-        scores = paths.scores(maps) / "metrics.json"
-        return scores, value(scores, metric, protocol) if metric else {}
-    file = paths.run(run["run"]) / "manifest.json"
+        return file, value(file, metric, protocol) if metric else {}
     if not file.exists():
-        raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro train@{run['run']}`")
+        raise UserError(missing(file, proof.training(run)))
     return file, {metric: claims.value(run, metric, {run["run"]: {"model": {}} | read_json(file)})}
+
+
+def source(run_id: str, maps: str, metric: str) -> Path:
+    """The file that has a metric of a run; maps: the run, or its id on another dataset."""
+    from resegment import claims  # pandas is slow to come
+
+    if claims.counted(metric):
+        return paths.run(run_id) / "manifest.json"
+    return paths.scores(maps) / "metrics.json"
+
+
+def missing(file: Path, stage: str) -> str:
+    """That a file is not here, and how it comes."""
+    return (f"{file} is missing: `dvc pull` it, or `dvc repro {stage}`, with a campaign active "
+            "that has it")  # fmt: skip
 
 
 def value(file: Path, metric: str, protocol: str) -> dict:
     """What a metrics.json has under a protocol, the metric among it. Raises UserError if not."""
     if not file.exists():
-        run = file.parent.parent.relative_to("runs")
-        raise UserError(f"{file} is missing: `dvc pull` it, or run `dvc repro score@{run}`")
+        maps = str(file.parent.parent.relative_to("runs"))
+        raise UserError(missing(file, f"score{'-cross' if '/on-' in maps else ''}@{maps}"))
     values = read_json(file)
     have = [p for p, found in values.items() if isinstance(found, dict) and p != "observer2"]
     if protocol not in have:

@@ -5,7 +5,7 @@ from pathlib import Path
 from resegment import config, files, paths, proof
 from resegment.datasets import sums
 from resegment.errors import UserError
-from resegment.trace import asked, number, tables
+from resegment.trace import asked, number, source, tables
 from resegment.trace.upstream import behind, described, read, recorded, verify
 
 
@@ -16,7 +16,7 @@ def check(target: str, metric: str, protocol: str) -> dict:
     here, so that nothing is known of it. Raises UserError where there is no such number or file.
     """
     line = tables.split(target)
-    values, row, wrong = [], {}, []
+    values, row, wrong, lost = [], {}, [], []
     if metric:
         runs = asked(target, protocol)
         ids = [paths.cross(r["run"], r["on"]) if r.get("on") else r["run"] for r, _ in runs]
@@ -25,7 +25,10 @@ def check(target: str, metric: str, protocol: str) -> dict:
             {"run": i, "metric": metric, "protocol": name,
              "value": number(r, i, metric, name)[1][metric]}
             for i, (r, name) in zip(ids, runs, strict=True)
+            if source(r["run"], i, metric).exists()
         ]  # fmt: skip
+        sources = [source(r["run"], i, metric) for i, (r, _) in zip(ids, runs, strict=True)]
+        lost = [str(file) for file in sources if not file.exists()]
         campaigns = dict.fromkeys(run["campaign"] for run, _ in runs)
         wrong += [said for c in campaigns for said in _of_row(c, target, metric)]
     else:
@@ -37,7 +40,7 @@ def check(target: str, metric: str, protocol: str) -> dict:
     wrong = verify(stages, read(str(paths.PARAMS))) + broken(stages) + wrong
     wrong += [said for said in _tables(stages) if said not in wrong]
     return {"target": target, "values": values, "line": row, "stages": stages, "altered": wrong,
-            "absent": absent(stages)}  # fmt: skip
+            "absent": [*lost, *absent(stages)]}  # fmt: skip
 
 
 def broken(stages: dict[str, dict]) -> list[str]:

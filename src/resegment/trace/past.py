@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from hashlib import md5
 from pathlib import Path
 
-from resegment import paths
+from resegment import claims, paths
 from resegment.errors import UserError
 from resegment.trace import on_disk
 from resegment.trace.upstream import at_key, behind, differences, read, shown
@@ -43,8 +43,11 @@ def trace(run_id: str, metric: str, protocol: str, commit: str) -> dict:
     The value is that of the committed scores.csv, of `commit` or of the next commit that has one.
     Raises UserError where neither has it.
     """
-    found = recorded(run_id, commit)
-    table = paths.reports(run_id.partition("/")[0]) / "scores.csv"
+    own, _, dataset = run_id.partition("/on-")
+    found = recorded(own, commit, str(paths.scores(run_id)))
+    counted = claims.counted(metric)  # it has no protocol
+    name = "runs.csv" if counted else "cross.csv" if dataset else "scores.csv"
+    table = paths.reports(own.partition("/")[0]) / name
     source = _with_table(table, commit)
     text = shown(str(table), source)
     lock = stages_of(source)
@@ -52,8 +55,9 @@ def trace(run_id: str, metric: str, protocol: str, commit: str) -> dict:
     then, now = read(str(paths.PARAMS), commit), read(str(paths.PARAMS))
     return found | {
         "metric": metric,
-        "value": _value(text, f"{table} of {source}", run_id, metric, protocol),
-        "protocol": protocol,
+        "value": _count(text, f"{table} of {source}", own, metric) if counted else
+                 _value(text, f"{table} of {source}", own, metric, protocol, dataset),
+        "protocol": "" if counted else protocol,
         "file": str(table),
         "from_commit": source,
         "differs_now": {
@@ -116,13 +120,34 @@ def _with_table(table: Path, commit: str) -> str:
     return later[0]
 
 
-def _value(text: str, where: str, run_id: str, metric: str, protocol: str) -> float:
+def _lines(text: str, where: str, *columns: str) -> list[dict[str, str]]:
     table = list(csv.DictReader(text.splitlines()))
-    if lost := {"run", "seed", "protocol", "metric", "value"} - set(table[0] if table else ()):
+    if lost := set(columns) - set(table[0] if table else ()):
         raise UserError(f"{where} has no column {', '.join(sorted(lost))}")
-    rows = [r for r in table if r["run"] == run_id and r["seed"] != "observer2"]
-    if not rows:
+    return table
+
+
+def _count(text: str, where: str, run_id: str, metric: str) -> float:
+    """A count of parameters, as `claims.value` takes it of a manifest."""
+    _, experiment, seed = run_id.split("/")
+    table = _lines(text, where, "experiment", "seed", "key", "value")
+    model = {r["key"].partition(".")[2]: float(r["value"]) for r in table
+             if (r["experiment"], f"s{r['seed']}") == (experiment, seed)
+             and r["key"] in ("model.total", "model.trainable")}  # fmt: skip
+    if not model:
         raise UserError(f"{where} has no line of {run_id}")
+    return claims.value({"run": run_id}, metric, {run_id: {"model": model}})
+
+
+def _value(
+    text: str, where: str, run_id: str, metric: str, protocol: str, dataset: str = ""
+) -> float:
+    scored = ("scored_on",) if dataset else ()
+    table = _lines(text, where, "run", "seed", "protocol", "metric", "value", *scored)
+    rows = [r for r in table if r["run"] == run_id and r["seed"] != "observer2"
+            and all(r[k] == dataset for k in scored)]  # fmt: skip
+    if not rows:
+        raise UserError(f"{where} has no line of {run_id}{f' on {dataset}' * bool(dataset)}")
     for column, name in (("protocol", protocol), ("metric", metric)):
         have = dict.fromkeys(r[column] for r in rows)
         if name not in have:
@@ -150,7 +175,7 @@ def text(found: dict) -> str:
             *([f"  published   {found['published']}"] if found.get("published") else []),
             f"  run         {found['run']} at {asked}",
             f"  file        {found['file']} of commit {found['from_commit']}{later}",
-            f"  protocol    {found['protocol']}",
+            *([f"  protocol    {found['protocol']}"] if found["protocol"] else []),
         ]
     else:
         lines += [f"  run         {found['run']}, as dvc.lock has it"]

@@ -3,12 +3,11 @@
 import csv
 import math
 import re
-import statistics
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from resegment import config, files, paths, published
+from resegment import config, files, paths, published, stats
 from resegment.errors import Unreadable, UserError
 from resegment.files import read_json
 from resegment.trace import lock_now, on_disk, past, trace
@@ -170,10 +169,9 @@ def disagreement(
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         return [f"{target}: what {behind[0].parent} has gives no number ({type(e).__name__}: {e})"]
     if name == "ledger.csv":
-        sd = statistics.stdev(values) if len(values) > 1 else math.nan
-        values = [statistics.fmean(values), sd]
+        values = list(stats.over_seeds(values))
     those = f"{behind[0]}{f' and {len(behind) - 1} more' if behind[1:] else ''}"
-    now = {k: _written(v) for k, v in zip(columns, values, strict=True)}
+    now = {k: stats.decimals(v) for k, v in zip(columns, values, strict=True)}
     return [f"{target}: {k} is {row[k]}, {those} gives {v}"
             for k, v in now.items() if v != row[k]]  # fmt: skip
 
@@ -185,8 +183,3 @@ def _value(known: dict, row: dict[str, str]) -> float:
     known = known["observer2"] if row.get("seed") == "observer2" else known
     value = known.get(row["protocol"], {}).get(row["metric"])
     return math.nan if value is None else value + 0.0
-
-
-def _written(value: float) -> str:
-    """As the ledger writes a number."""
-    return "" if math.isnan(value) else f"{round(value, 6) + 0.0:.6f}"
