@@ -130,6 +130,7 @@ def test_a_published_row_is_followed_into_campaigns_that_are_not_active(checkout
         ("dataset: drive\n", "dataset: drvie\n", "unet-drive.dataset: no reader for .*'drvie'"),
         ("split: chase_db1-8-20\n", "split: chase_db1-8\n", "no data/splits/chase_db1-8.csv"),
         ("rga-2-08", "rga-2-98", "no row 'rga-2-98' .*did you mean"),
+        ("common: {region: fov,", "common: {region: frame,", "protocols.common is .*another name"),
         ("dataset: sample\n", "dataset: samples\n", "campaigns.sample: no reader for"),
         ("{width: 8,", "{widht: 8,", "experiments.unet-drive.model.options.widht is none of the "),
         ("unet: {options: {width: 8,", "unet: {options: {width: eight,", "width is 'eight', where"),

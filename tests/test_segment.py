@@ -563,6 +563,14 @@ def test_another_experiments_weights_are_not_replaced(checkout):
         ship.ship(f"{GROUP}/s0", config.load(), "mine")
 
 
+def test_a_shipping_that_was_killed_is_repeated(checkout):
+    ship.ship(f"{GROUP}/s0", config.load(), "mine")
+    whole = shipped.file("mine", "safetensors").read_bytes()
+    shipped.file("mine", "safetensors").write_bytes(whole[:-1])  # not yet what its json describes
+    ship.ship(f"{GROUP}/s0", config.load(), "mine")
+    assert shipped.file("mine", "safetensors").read_bytes() == whole
+
+
 def test_what_cannot_be_shipped_is_one_sentence(checkout, monkeypatch):
     params = config.load()
     with pytest.raises(UserError, match="no run 'eyes-tiny/unet-drive/s7'"):

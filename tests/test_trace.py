@@ -409,3 +409,11 @@ def test_a_clone_without_its_runs_shows_what_is_committed(tmp_path, monkeypatch,
         assert "params_m = 0.038903" in said and "\n  protocol" not in said
     code, said = trace(monkeypatch, capsys, "rga-3-11.f1", "--verify")
     assert code == 0 and f"not here    runs/{first['run']}/scores/metrics.json" in said
+
+
+def test_a_number_of_another_data_set_is_read_in_the_table_of_crossings():
+    text = ("run,scored_on,seed,protocol,metric,value\n"
+            "a/b/s0,hrf,0,common,f1,0.5\na/b/s0,stare,0,common,f1,0.6\n")  # fmt: skip
+    assert past._value(text, "cross.csv", "a/b/s0", "f1", "common", "stare") == 0.6
+    with pytest.raises(UserError, match="no line of a/b/s0 on drive"):
+        past._value(text, "cross.csv", "a/b/s0", "f1", "common", "drive")

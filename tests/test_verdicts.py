@@ -70,6 +70,8 @@ def test_of_a_claimed_value():
     assert verdicts.of_value(lite, 0.8, [0.79, 0.81])[0] == "not run"
     wrong = verdicts.of_number("paper", 0.8, 1e-4, 0.8, None, (0.7, 0.9), "A and B")
     assert verdicts.of_value(wrong, 0.8, [0.79, 0.81])[0] == "undecided"
+    for values in ([0.7, NAN, 1.0], [NAN, 0.7, 1.0]):  # in whichever order
+        assert verdicts.of_value(number, 0.837, values)[0] == "undecided"
 
 
 # effect, interval over seeds, over images, p, null
@@ -84,6 +86,7 @@ EFFECTS = {
     "below zero under one alone": ((-0.02, (-0.03, -0.01), (-0.05, 0.01), 0.2), "undecided"),
     "zero inside both": ((0.005, (-0.01, 0.02), (-0.02, 0.03), 0.5), "undecided"),
     "undefined": ((NAN, (0.01, 0.03), (NAN, NAN), NAN), "undecided"),
+    "one image": ((0.02, (0.01, 0.03), (NAN, NAN), NAN), "undecided"),
     "above a bound": ((0.985, (0.98, 0.99), (0.982, 0.988), NAN, 0.9784), "supported"),
     "below a bound": ((0.96, (0.95, 0.97), (0.955, 0.965), NAN, 0.9784), "not supported"),
 }  # fmt: skip

@@ -60,7 +60,7 @@ def _status(dataset: registry.Dataset) -> dict:
         "altered": [file for file, what in wrong.items() if what == "altered"],
         **ids,
         "late": late,
-        "next": ("" if whole else remedy),
+        "next": "" if whole else remedy,
     }
 
 
@@ -306,7 +306,7 @@ def get(name: str, *, mirror: str | None = None, into: str | Path | None = None)
     if dataset.access != "open":
         raise UserError(f"{dataset.title} is not open to download: {dataset.remedy}")
     now = _status(dataset)
-    if now["expected"] and not any(now[k] for k in ("missing", "altered", "unusable")):
+    if not now["next"]:
         return {**now, "added": 0, "already": now["present"], "taken": 0,
                 "rejected": {}, "problems": []}  # fmt: skip
     folder = Path(into) if into else paths.raw(name).parent / ".downloads" / name

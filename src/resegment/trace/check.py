@@ -21,14 +21,12 @@ def check(target: str, metric: str, protocol: str) -> dict:
         runs = asked(target, protocol)
         ids = [paths.cross(r["run"], r["on"]) if r.get("on") else r["run"] for r, _ in runs]
         folders = [str(paths.scores(i)) for i in ids]
-        values = [
-            {"run": i, "metric": metric, "protocol": name,
-             "value": number(r, i, metric, name)[1][metric]}
-            for i, (r, name) in zip(ids, runs, strict=True)
-            if source(r["run"], i, metric).exists()
-        ]  # fmt: skip
-        sources = [source(r["run"], i, metric) for i, (r, _) in zip(ids, runs, strict=True)]
-        lost = [str(file) for file in sources if not file.exists()]
+        for i, (run, name) in zip(ids, runs, strict=True):
+            if not (file := source(run["run"], i, metric)).exists():
+                lost.append(str(file))
+                continue
+            value = number(run, i, metric, name)[1][metric]
+            values.append({"run": i, "metric": metric, "protocol": name, "value": value})
         campaigns = dict.fromkeys(run["campaign"] for run, _ in runs)
         wrong += [said for c in campaigns for said in _of_row(c, target, metric)]
     else:
